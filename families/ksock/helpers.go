@@ -1,0 +1,104 @@
+package ksock
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/sockd/sockd/families"
+	"golang.org/x/sys/unix"
+)
+
+// control calls f with the descriptor of any socket that has one.
+func control(s families.Socket, f func(fd int) error) error {
+	d, err := families.As[families.Descriptor](s)
+	if err != nil {
+		return err
+	}
+	return d.Control(f)
+}
+
+// Inq is how many bytes can be received now (SIOCINQ); for a datagram socket, of
+// the next message.
+func Inq(s families.Socket) (int, error) { return queue(s, unix.SIOCINQ) }
+
+// Outq is how many bytes were sent and have not arrived (SIOCOUTQ): for TCP what
+// the peer has not acknowledged, else what has not left or not been received.
+func Outq(s families.Socket) (int, error) { return queue(s, unix.SIOCOUTQ) }
+
+func queue(s families.Socket, request uint) (int, error) {
+	var n int
+	err := control(s, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, request)
+		return err
+	})
+	return n, err
+}
+
+// AtMark tells whether the next byte that a stream gives is the urgent one
+// (sockatmark(3); the socket has SO_OOBINLINE).
+func AtMark(s families.Socket) (bool, error) {
+	n, err := queue(s, unix.SIOCATMARK)
+	return n != 0, err
+}
+
+// PeerCred is who made the other end of a connected unix socket, as it was when
+// they connected or listened (SO_PEERCRED).
+func PeerCred(s families.Socket) (families.Creds, error) {
+	var c families.Creds
+	err := control(s, func(fd int) error {
+		u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return err
+		}
+		c = families.Creds{PID: u.Pid, UID: u.Uid, GID: u.Gid}
+		return nil
+	})
+	return c, err
+}
+
+// Capability is a capability of capabilities(7) that sockets need.
+type Capability struct {
+	Name   string // "CAP_NET_RAW"
+	Allows string // what it is good for, in words
+	bit    uint
+}
+
+// The capabilities that some sockets need.
+var wanted = []Capability{
+	{"CAP_NET_RAW", "raw and packet sockets, captures", unix.CAP_NET_RAW},
+	{"CAP_NET_BIND_SERVICE", "ports below 1024", unix.CAP_NET_BIND_SERVICE},
+	{"CAP_NET_ADMIN", "so_mark, so_rcvbufforce, transparent sockets, promiscuous interfaces", unix.CAP_NET_ADMIN},
+}
+
+// MissingCapabilities are those of the wanted capabilities that this process has
+// not in effect.
+func MissingCapabilities() ([]Capability, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil, err
+	}
+	return missing(string(status))
+}
+
+func missing(status string) ([]Capability, error) {
+	for line := range strings.Lines(status) {
+		mask, ok := strings.CutPrefix(line, "CapEff:")
+		if !ok {
+			continue
+		}
+		have, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		if err != nil {
+			return nil, fmt.Errorf("read CapEff of /proc/self/status: %w", err)
+		}
+		var out []Capability
+		for _, c := range wanted {
+			if have&(1<<c.bit) == 0 {
+				out = append(out, c)
+			}
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("read /proc/self/status: no CapEff: %w", families.ErrNotSupported)
+}

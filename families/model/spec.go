@@ -1,0 +1,88 @@
+package model
+
+import (
+	"time"
+
+	"github.com/sockd/sockd/families"
+)
+
+// RelaySpec is what `relay add` asks for. It is also what a relays.d file says.
+type RelaySpec struct {
+	Name           string
+	From           families.Endpoint
+	To             []families.Endpoint
+	MaxConns       int           // 0: 10000
+	ConnectTimeout time.Duration // 0: 10 s
+	Idle           time.Duration // 0: none, 60 s for datagrams; -1: none
+	HalfClose      time.Duration // 0: none
+	Balance        string        // "": roundrobin
+	Permanent      bool
+	Source         string // the configuration file, or ""
+
+	// What the caller opened with its own rights. A relay that is refused leaves
+	// them to the caller of the daemon, who closes them.
+	FromFD int      // a bound (and listening) socket for From, or -1
+	ToDirs []DirFD  // for each To that is a unix path, or empty
+	Owner  Owner    // whom the relay belongs to
+	Groups []uint32 // the owner's supplementary groups, for dialling as that user
+}
+
+// DirFD is a unix path that a relay dials for each session: an O_PATH descriptor
+// of its directory, opened by the caller, and the name in it.
+type DirFD struct {
+	FD   int // -1: none; the path may be named freely (configuration of root)
+	Name string
+}
+
+// Defaults of a RelaySpec.
+const (
+	DefaultMaxConns       = 10000
+	DefaultConnectTimeout = 10 * time.Second
+	DefaultDgramIdle      = 60 * time.Second
+)
+
+// CaptureSpec is what `capture` asks for.
+type CaptureSpec struct {
+	Source    string // IFNAME or "any"
+	Filter    string // the words, joined by spaces; "" takes all
+	Direction string // "", in, out or inout
+	Snaplen   int    // 0: 262144
+	Count     int64  // 0: no end
+	NoPromisc bool   // -p: drop PACKET_OTHERHOST for this subscriber
+	Duration  time.Duration
+	Comment   string
+}
+
+// AttachSpec is what `attach` asks for: ID, or Endpoint that is dialled and
+// closed afterwards.
+type AttachSpec struct {
+	ID        ID
+	Endpoint  *families.Endpoint
+	FD        int // a connected socket for a unix Endpoint that the caller dialled, or -1
+	KeepOpen  bool
+	HalfClose time.Duration
+}
+
+// Message is what Recv gives and Send takes.
+type Message struct {
+	Data []byte
+	Full int    // the length on the wire
+	From string // the sender, "" when unnamed
+	EOF  bool
+	Cut  bool
+}
+
+// RelayChange is what `relay set` asks for. A nil field stays as it is; a
+// non-nil one holding a RelaySpec's zero value means the default.
+type RelayChange struct {
+	To             *[]families.Endpoint
+	ToDirs         []DirFD // with To
+	MaxConns       *int
+	ConnectTimeout *time.Duration
+	Idle           *time.Duration
+	HalfClose      *time.Duration
+	Balance        *string
+}
+
+// NoFD stands where no descriptor was passed.
+const NoFD = -1
