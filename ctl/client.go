@@ -1,0 +1,228 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/sockd/sockd/ctl/varlink"
+)
+
+// SystemSocket is the control socket of the daemon that serves the whole host.
+const SystemSocket = "/run/sockd/io.sockd"
+
+// grace is what a daemon gets beyond --timeout to answer that the time is up.
+const grace = 5 * time.Second
+
+// Client is a connection to the daemon. Calls on it are made one after another.
+type Client struct {
+	conn *varlink.Client
+	path string
+	env  *Env
+}
+
+// SocketPath is where the daemon is expected: --socket, else $SOCKD_SOCKET,
+// else the user's own with --user, else the system's if it exists, else the
+// user's own.
+func (e *Env) SocketPath() (string, error) { return socketPath(e, exists) }
+
+func socketPath(e *Env, exists func(string) bool) (string, error) {
+	own := ""
+	if dir := e.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		own = filepath.Join(dir, "sockd", "io.sockd")
+	}
+	env := e.Getenv("SOCKD_SOCKET")
+	switch {
+	case e.Socket != "":
+		return e.Socket, nil
+	case e.User && own == "" && env == "":
+		return "", &UsageError{Why: "--user: $XDG_RUNTIME_DIR is not set", Hint: "sockd-ctl --socket PATH"}
+	case env != "":
+		return env, nil
+	case !e.User && (own == "" || exists(SystemSocket)):
+		return SystemSocket, nil
+	}
+	return own, nil
+}
+
+// exists is true also for what may not be looked at: connecting says why.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// Dial connects to the daemon. Nobody listening is an *UnreachableError, not
+// being allowed to wraps os.ErrPermission. The Client must be closed.
+func (e *Env) Dial(ctx context.Context) (*Client, error) {
+	path, err := e.SocketPath()
+	if err != nil {
+		return nil, err
+	}
+	dialCtx, cancel := e.bound(ctx)
+	defer cancel()
+	conn, err := dialUnix(dialCtx, path)
+	if err != nil {
+		return nil, e.dialError(path, err)
+	}
+	return &Client{conn: varlink.NewClient(conn), path: path, env: e}, nil
+}
+
+// dialUnix connects to a listening socket. A full backlog is EAGAIN, and unix(7)
+// has nothing to poll for it: ask again until ctx ends.
+func dialUnix(ctx context.Context, path string) (*net.UnixConn, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (e *Env) dialError(path string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // the path is said once
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return withHint(fmt.Errorf("control socket %s: %w", path, err), "usermod -aG sockd "+e.userName()+", then log in again")
+	}
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTDIR) {
+		return &UnreachableError{Path: path, Err: err, hint: startHint(path)}
+	}
+	return fmt.Errorf("control socket %s: %w", path, err)
+}
+
+func startHint(path string) string {
+	if path == SystemSocket {
+		return "systemctl start sockd.socket"
+	}
+	return "sockd --socket " + path
+}
+
+// userName is the caller's name, or "NAME" where it has none.
+func (e *Env) userName() string {
+	u, err := user.LookupId(strconv.Itoa(e.Getuid()))
+	if err != nil {
+		return "NAME"
+	}
+	return u.Username
+}
+
+// Close ends the connection, and with it every call.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Call makes one call: in is its parameters (nil: none), out where the reply is
+// read into (nil: it is not wanted). The caller keeps fds, which in names by
+// their index.
+func (c *Client) Call(ctx context.Context, method string, in, out any, fds ...int) error {
+	files, err := c.CallFiles(ctx, method, in, out, fds...)
+	closeAll(files)
+	return err
+}
+
+// call is Call on a connection of its own.
+func (e *Env) call(ctx context.Context, method string, in, out any, fds ...int) error {
+	c, err := e.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, method, in, out, fds...)
+}
+
+// timeoutParameter is --timeout as the methods that wait take it.
+func (e *Env) timeoutParameter() *int64 {
+	if e.Timeout == nil || *e.Timeout < 0 {
+		return nil
+	}
+	ns := int64(*e.Timeout)
+	return &ns
+}
+
+// bound ends ctx some time after --timeout: the daemon says itself that the time
+// is up, unless it has stopped answering.
+func (e *Env) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if e.timeoutParameter() == nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, *e.Timeout+grace)
+}
+
+// CallFiles is Call for a reply with descriptors, which are then the caller's.
+func (c *Client) CallFiles(ctx context.Context, method string, in, out any, fds ...int) ([]int, error) {
+	ctx, cancel := c.env.bound(ctx)
+	defer cancel()
+	var files []int
+	err := c.conn.Call(ctx, method, in, out, varlink.SendFiles(fds...), varlink.TakeFiles(&files))
+	if err != nil {
+		return nil, c.callError(method, err)
+	}
+	return files, nil
+}
+
+// More makes a call that is answered many times; each gets every reply, until
+// the last, ctx's end, or an error of its own, after either of which c is closed.
+func (c *Client) More(ctx context.Context, method string, in any, each func(json.RawMessage) error) error {
+	var own error
+	err := c.conn.CallMore(ctx, method, in, func(raw json.RawMessage, files []int, _ bool) error {
+		closeAll(files)
+		own = each(raw)
+		return own
+	})
+	if own != nil {
+		return own
+	}
+	return c.callError(method, err)
+}
+
+// Upgrade makes a call after whose reply the connection carries raw bytes. The
+// returned connection is the caller's, and c is of no more use.
+func (c *Client) Upgrade(ctx context.Context, method string, in, out any, fds ...int) (*net.UnixConn, error) {
+	ctx, cancel := c.env.bound(ctx)
+	defer cancel()
+	conn, err := c.conn.Upgrade(ctx, method, in, out, varlink.SendFiles(fds...))
+	return conn, c.callError(method, err)
+}
+
+// callError turns what a call failed with into a *RemoteError, when the daemon
+// answered it, or an *UnreachableError when it went away.
+func (c *Client) callError(method string, err error) error {
+	var answered *varlink.Error
+	if errors.As(err, &answered) {
+		raw, _ := answered.Parameters.(json.RawMessage)
+		return remoteError(method, answered.Name, raw)
+	}
+	for _, gone := range []error{io.ErrUnexpectedEOF, io.EOF, syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed} {
+		if errors.Is(err, gone) {
+			return &UnreachableError{Path: c.path, Err: errors.New("sockd ended the connection"), hint: startHint(c.path)}
+		}
+	}
+	return err
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		closeFile(fd)
+	}
+}

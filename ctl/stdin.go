@@ -1,0 +1,35 @@
+package ctl
+
+import (
+	"context"
+	"io"
+)
+
+// interruptible is a reader whose reads end with ctx: nothing else takes a verb
+// out of a read from a terminal. A read that was left goes on in the background,
+// until its data comes or the program ends, which it does with the verb; so
+// after an error the reader is of no more use.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i interruptible) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	p = p[:min(len(p), MaxInline)]
+	buf := make([]byte, len(p)) // p is its owner's again when the read is left
+	done := make(chan result, 1)
+	go func() {
+		n, err := i.r.Read(buf)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return copy(p, buf[:r.n]), r.err
+	case <-i.ctx.Done():
+		return 0, context.Cause(i.ctx)
+	}
+}

@@ -1,0 +1,326 @@
+package ctl
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sockd/sockd/ctl/varlink"
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+)
+
+// A capture runs like this:
+//
+//	sockd-ctl ── Start, upgrade ─────────────> sockd
+//	          <── the capture ───────────────
+//	          <══ pcapng ════════════════════
+//	Ctrl-C:   ── end of the sending side ────>
+//	          <══ what is on its way, then statistics
+//	          <── end ───────────────────────
+
+type captureIn struct {
+	Source    string  `json:"source"`
+	Filter    *string `json:"filter,omitempty"`
+	Direction *string `json:"direction,omitempty"`
+	Snaplen   *int64  `json:"snaplen,omitempty"`
+	Count     *int64  `json:"count,omitempty"`
+	NoPromisc *bool   `json:"no_promisc,omitempty"`
+	Duration  *int64  `json:"duration,omitempty"`
+}
+
+type captureOut struct {
+	Capture model.Capture `json:"capture"`
+}
+
+var _ = addMethod(method{
+	name: "io.sockd.Capture.Start", in: captureIn{}, out: captureOut{}, upgrade: true,
+	serve: serveCapture,
+})
+
+func serveCapture(ctx context.Context, s *Server, c *varlink.ServerCall) error {
+	var in captureIn
+	if err := c.Decode(&in); err != nil {
+		return err
+	}
+	spec, err := in.spec()
+	if err != nil {
+		return err
+	}
+	capture, err := s.backend.Capture(ctx, s.caller(c), spec)
+	if err != nil {
+		return err
+	}
+	defer capture.Close()
+	conn, err := c.Upgrade(captureOut{capture.View()})
+	if err != nil {
+		return err
+	}
+	return runCapture(ctx, capture, conn)
+}
+
+// maxSnaplen is the longest packet that a capture keeps, as in tcpdump.
+const maxSnaplen = 262144
+
+// spec checks what does not depend on the daemon.
+func (in captureIn) spec() (model.CaptureSpec, error) {
+	spec := model.CaptureSpec{
+		Source: in.Source, Filter: orZero(in.Filter), Direction: orZero(in.Direction),
+		Snaplen: int(orZero(in.Snaplen)), Count: orZero(in.Count),
+		NoPromisc: orZero(in.NoPromisc), Duration: time.Duration(orZero(in.Duration)),
+	}
+	switch {
+	case spec.Direction != "" && !contains(directions, spec.Direction):
+		return model.CaptureSpec{}, &families.SyntaxError{What: "direction", Text: spec.Direction, Why: "want in, out or inout"}
+	case orZero(in.Snaplen) < 0 || orZero(in.Snaplen) > maxSnaplen:
+		return model.CaptureSpec{}, &families.SyntaxError{What: "snaplen", Text: fmt.Sprint(*in.Snaplen), Why: fmt.Sprintf("want at most %d", maxSnaplen)}
+	case spec.Count < 0:
+		return model.CaptureSpec{}, &families.SyntaxError{What: "count", Text: fmt.Sprint(spec.Count), Why: "is below 0"}
+	case spec.Duration < 0:
+		return model.CaptureSpec{}, &families.SyntaxError{What: "duration", Text: fmt.Sprint(*in.Duration), Why: "is below 0"}
+	}
+	return spec, nil
+}
+
+var directions = []string{"in", "out", "inout"}
+
+// runCapture sends a capture until its end, or until the caller shuts its sending
+// side down, or leaves.
+func runCapture(ctx context.Context, capture Capturing, conn *net.UnixConn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		awaitEnd(conn)
+		cancel()
+	}()
+	err := capture.Run(ctx, drainWriter{ctx, conn})
+	// The capture ended by itself: wake the goroutine, which waits for the caller.
+	_ = conn.SetReadDeadline(time.Unix(1, 0))
+	<-left
+	return err
+}
+
+// awaitEnd reads until the caller has shut its sending side down or left. What
+// it sends means nothing.
+func awaitEnd(conn *net.UnixConn) { _, _ = io.Copy(io.Discard, conn) }
+
+// drainPatience bounds a write to a caller who has asked for the end and does
+// not read.
+const drainPatience = 30 * time.Second
+
+// drainWriter writes to a caller. Once ctx has ended a write that gets nowhere
+// fails: until then only a caller who left makes it fail.
+type drainWriter struct {
+	ctx  context.Context
+	conn *net.UnixConn
+}
+
+func (w drainWriter) Write(p []byte) (int, error) {
+	stop := context.AfterFunc(w.ctx, func() { _ = w.conn.SetWriteDeadline(time.Now().Add(drainPatience)) })
+	defer stop()
+	return w.conn.Write(p)
+}
+
+// captureFlags are the flags of capture. One letter means what tcpdump(8) means.
+type captureFlags struct {
+	sources   []string
+	write     string
+	count     int64
+	snaplen   int64
+	direction string
+	noPromisc bool
+	duration  time.Duration
+	hex, text int // -x, -X: how often
+	packets   PacketOptions
+}
+
+func newCaptureFlags(fs *flag.FlagSet) *captureFlags {
+	f := &captureFlags{}
+	fs.Var(listValue{&f.sources}, "i", "capture on `SOURCE`; then every word is filter")
+	fs.StringVar(&f.write, "w", "", "write pcapng to `FILE`, - is standard output")
+	fs.Func("c", "end after `N` packets", countFlag(&f.count, 1<<62))
+	fs.Func("s", "keep the first `SNAPLEN` bytes of each packet (262144)", countFlag(&f.snaplen, maxSnaplen))
+	fs.Func("Q", "only packets that go in, out or inout: `WAY`", f.setDirection)
+	fs.BoolVar(&f.noPromisc, "p", false, "leave out packets for other hosts")
+	fs.Var(durationValue{d: &f.duration}, "duration", "end after `D`")
+	fs.BoolVar(&f.packets.Ethernet, "e", false, "show the link-level header")
+	fs.Var(&switchValue{&f.packets.NoNames}, "n", "no names: none are ever looked up")
+	fs.BoolVar(&f.packets.Quiet, "q", false, "shorter lines")
+	fs.Var(countValue{&f.packets.Verbose}, "v", "more of each packet; -vv still more")
+	fs.Var(countValue{&f.hex}, "x", "the packet in hexadecimal; -xx with the link-level header")
+	fs.Var(countValue{&f.text}, "X", "in hexadecimal and as text; -XX with the link-level header")
+	fs.BoolVar(&f.packets.ASCII, "A", false, "as text")
+	fs.Var(countValue{&f.packets.Times}, "t", "no time; -tt seconds, -ttt since the one before, -tttt with the date, -ttttt since the first")
+	return f
+}
+
+// switchValue is a switch that may be given several times (-nn).
+type switchValue struct{ on *bool }
+
+func (v *switchValue) String() string {
+	if v.on == nil {
+		return ""
+	}
+	return strconv.FormatBool(*v.on)
+}
+
+func (v *switchValue) Set(string) error { *v.on = true; return nil }
+
+// IsBoolFlag tells the flag parser that no argument follows.
+func (v *switchValue) IsBoolFlag() bool { return true }
+
+// countFlag reads a number from 0 to most.
+func countFlag(to *int64, most int64) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < 0 || n > most {
+			return fmt.Errorf("want a number up to %d", most)
+		}
+		*to = n
+		return nil
+	}
+}
+
+func (f *captureFlags) setDirection(s string) error {
+	if !contains(directions, s) {
+		return fmt.Errorf("want in, out or inout")
+	}
+	f.direction = s
+	return nil
+}
+
+var _ = register(Verb{
+	Name:  "capture",
+	Group: GroupFlows,
+	Args:  "SOURCE [FILTER word]...",
+	Short: "capture packets, as lines of text or to a pcapng file",
+	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7). With -i there is no SOURCE word.
+
+Packets are printed as tcpdump -n prints them, or with -w written as pcapng. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64). With --json no packet is printed, and at the end the capture as one object.
+
+Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
+	Examples: []string{
+		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
+		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
+		"sockd-ctl capture any -c 100 -w /tmp/all.pcapng",
+		"sockd-ctl capture -i lo -X udp port 53",
+		"sockd-ctl capture eth0 -w - | tshark -r -       # any reader of pcapng",
+	},
+	ReadOnly: true,
+	Complete: []string{"iface", ""},
+	Setup: func(fs *flag.FlagSet) Run {
+		flags := newCaptureFlags(fs)
+		return func(ctx context.Context, e *Env, args []string) error {
+			in, err := flags.parameters(args)
+			if err != nil {
+				return err
+			}
+			if err := flags.check(e); err != nil {
+				return err
+			}
+			return startCapture(ctx, e, flags, in)
+		}
+	},
+})
+
+// parameters reads SOURCE and filter.
+func (f *captureFlags) parameters(args []string) (captureIn, error) {
+	if len(f.sources) == 0 {
+		if err := wantArgs("capture", args, 1, -1); err != nil {
+			return captureIn{}, err
+		}
+		f.sources, args = args[:1], args[1:]
+	}
+	in := captureIn{Source: strings.Join(f.sources, ",")}
+	if filter := strings.Join(args, " "); filter != "" {
+		in.Filter = &filter
+	}
+	if f.direction != "" {
+		in.Direction = &f.direction
+	}
+	if f.snaplen > 0 {
+		in.Snaplen = &f.snaplen
+	}
+	if f.count > 0 {
+		in.Count = &f.count
+	}
+	if f.noPromisc {
+		in.NoPromisc = &f.noPromisc
+	}
+	if f.duration > 0 {
+		ns := int64(f.duration)
+		in.Duration = &ns
+	}
+	return in, nil
+}
+
+// check finds flags that do not go together.
+func (f *captureFlags) check(e *Env) error {
+	switch {
+	case f.write == "-" && e.StdoutTerminal:
+		return &UsageError{Verb: "capture", Why: "-w -: standard output is a terminal", Hint: "sockd-ctl capture ... -w FILE, or -w - | tshark -r -"}
+	case f.write == "-" && e.wantsJSON():
+		return &UsageError{Verb: "capture", Why: "-w - and JSON would both go to standard output"}
+	case len(e.Columns) > 0:
+		return &UsageError{Verb: "capture", Why: "-o: packets have no columns", Hint: "sockd-ctl capture ... --jsonl"}
+	}
+	f.packets.Hex, f.packets.HexASCII = f.hex > 0, f.text > 0
+	f.packets.HexLink = f.hex > 1 || f.text > 1
+	return nil
+}
+
+// startCapture starts a capture and runs it to its end. The file is opened after
+// the daemon has agreed: a capture that is refused leaves an older file alone.
+func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) error {
+	c, err := e.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var out captureOut
+	conn, err := c.Upgrade(ctx, "io.sockd.Capture.Start", in, &out)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	file, err := f.open(e)
+	if err != nil {
+		return err
+	}
+	run := &captureRun{e: e, flags: f, capture: out.Capture, file: file}
+	err = run.copy(ctx, conn)
+	if file != nil && file != e.Stdout {
+		if closeErr := file.(io.Closer).Close(); err == nil && closeErr != nil {
+			err = closeErr
+		}
+	}
+	run.summary()
+	if err == nil && e.JSON {
+		return e.printJSON(run.capture)
+	}
+	return err
+}
+
+// open opens the file of -w; nil when there is none. An older file is
+// overwritten, as by tcpdump.
+func (f *captureFlags) open(e *Env) (io.Writer, error) {
+	switch f.write {
+	case "":
+		return nil, nil
+	case "-":
+		return e.Stdout, nil
+	}
+	file, err := os.Create(f.write)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	return file, nil
+}

@@ -1,0 +1,130 @@
+package ctl
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// relayFlags are the flags that are a relay's settings.
+type relayFlags struct {
+	given relaySettings
+	reset []string // those given as "default"
+	any   bool
+}
+
+// defaultWord takes a setting's value back, in relay set.
+const defaultWord = "default"
+
+// newRelayFlags declares the flags. canReset is whether "default" takes a value back.
+func newRelayFlags(fs *flag.FlagSet, canReset bool) *relayFlags {
+	f := &relayFlags{}
+	add := func(name, usage string, set func(string) error) {
+		fs.Func(name, usage, func(s string) error {
+			f.any = true
+			if canReset && s == defaultWord {
+				f.reset = append(f.reset, wireName(name))
+				return nil
+			}
+			return set(s)
+		})
+	}
+	add("max-conns", "sessions at a time, `N` (10000)", f.maxConns)
+	add("connect-timeout", "how long dialling TO may take, `D` (10s)", durationSetting(&f.given.ConnectTimeout, refuseZero))
+	add("idle", "end a session without traffic after `D` (none; 60s for datagrams)", durationSetting(&f.given.Idle, refuseZero))
+	add("half-close", "end a session `D` after one side has ended (none)", durationSetting(&f.given.HalfClose, atOnce))
+	add("balance", "which TO is next, `HOW`: roundrobin, least, failover or fanout (roundrobin)", f.balance)
+	if !canReset {
+		fs.BoolFunc("permanent", "keep it over a stop and a reboot", f.permanent)
+	}
+	return f
+}
+
+func (f *relayFlags) permanent(s string) error {
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return errors.New("takes no value")
+	}
+	f.any, f.given.Permanent = true, &on
+	return nil
+}
+
+// wireName is the setting that a flag sets.
+func wireName(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
+
+func (f *relayFlags) maxConns(s string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 1 || n > maxRelayConns {
+		return errors.New("want a number from 1")
+	}
+	f.given.MaxConns = &n
+	return nil
+}
+
+var balances = []string{"roundrobin", "least", "failover", "fanout"}
+
+func (f *relayFlags) balance(s string) error {
+	if !contains(balances, s) {
+		return fmt.Errorf("want one of %s", strings.Join(balances, ", "))
+	}
+	f.given.Balance = &s
+	return nil
+}
+
+// durationSetting reads a D into a setting; zero says what 0 becomes.
+func durationSetting(to **int64, zero func() (time.Duration, error)) func(string) error {
+	return func(s string) error {
+		d, err := ParseDuration(s)
+		if err == nil && d == 0 {
+			d, err = zero()
+		}
+		if err != nil {
+			return err
+		}
+		ns := int64(d)
+		*to = &ns
+		return nil
+	}
+}
+
+func refuseZero() (time.Duration, error) {
+	return 0, errors.New("want a duration above 0, or none")
+}
+
+// atOnce is 0 where the wire's 0 is the default, which is none: a time that
+// nobody notices.
+func atOnce() (time.Duration, error) { return time.Millisecond, nil }
+
+// settings are the flags for the wire, nil when none was given.
+func (f *relayFlags) settings() *relaySettings {
+	if !f.any {
+		return nil
+	}
+	return &f.given
+}
+
+// words are settings as the flags that make them.
+func (s relaySettings) words() []string {
+	var w []string
+	if s.MaxConns != nil {
+		w = append(w, "--max-conns", fmt.Sprint(*s.MaxConns))
+	}
+	for _, d := range []struct {
+		flag string
+		ns   *int64
+	}{{"--connect-timeout", s.ConnectTimeout}, {"--idle", s.Idle}, {"--half-close", s.HalfClose}} {
+		if d.ns != nil {
+			w = append(w, d.flag, FormatDuration(time.Duration(*d.ns)))
+		}
+	}
+	if s.Balance != nil {
+		w = append(w, "--balance", *s.Balance)
+	}
+	if s.Permanent != nil && *s.Permanent {
+		w = append(w, "--permanent")
+	}
+	return w
+}

@@ -1,0 +1,138 @@
+package ctl
+
+import (
+	"flag"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRelayFlagsAreSettings(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                                     "",
+		"--max-conns 5":                        "--max-conns 5",
+		"--idle 1m30s --connect-timeout 500ms": "--connect-timeout 500ms --idle 90s",
+		"--idle none --connect-timeout none":   "--connect-timeout none --idle none",
+		"--half-close 0":                       "--half-close 1ms",
+		"--balance least --permanent":          "--balance least --permanent",
+		"--permanent=false":                    "",
+		"--half-close 2h --max-conns 1 --idle 60s": "--max-conns 1 --idle 1m --half-close 2h",
+	} {
+		f := mustParseFlags(t, false, line)
+		var words []string
+		if s := f.settings(); s != nil {
+			words = s.words()
+		}
+		require.Equal(t, want, strings.Join(words, " "), line)
+	}
+}
+
+func mustParseFlags(tb testing.TB, canReset bool, line string) *relayFlags {
+	tb.Helper()
+	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
+	f := newRelayFlags(fs, canReset)
+	require.NoError(tb, fs.Parse(strings.Fields(line)), line)
+	return f
+}
+
+func TestRelayFlagsRefuseWhatMakesNoSense(t *testing.T) {
+	for _, line := range []string{"--max-conns 0", "--max-conns -1", "--max-conns x", "--idle 0", "--idle soon", "--connect-timeout 0", "--balance dice", "--rate 1M", "--idle default"} {
+		fs := flag.NewFlagSet("relay", flag.ContinueOnError)
+		fs.SetOutput(io.Discard)
+		newRelayFlags(fs, false)
+		require.Error(t, fs.Parse(strings.Fields(line)), line)
+	}
+}
+
+func TestDefaultTakesASettingBack(t *testing.T) {
+	f := mustParseFlags(t, true, "--idle default --max-conns default --balance least")
+	require.Equal(t, []string{"idle", "max_conns"}, f.reset)
+	c, err := request{}.relayChange(relaySetIn{Ref: "web", Settings: f.settings(), Reset: f.reset})
+	require.NoError(t, err)
+	require.Equal(t, new(int), c.MaxConns)
+	require.Equal(t, new(time.Duration), c.Idle)
+	require.Equal(t, "least", *c.Balance)
+	require.Nil(t, c.HalfClose)
+	require.Nil(t, c.To)
+}
+
+func TestWhatASpecificationSaysComesBackAsItsSettings(t *testing.T) {
+	for _, spec := range []model.RelaySpec{
+		{},
+		{MaxConns: 7, ConnectTimeout: -1, Idle: -1, HalfClose: time.Second, Balance: "least", Permanent: true},
+		{Idle: 90 * time.Second},
+	} {
+		var back model.RelaySpec
+		require.NoError(t, settingsOf(spec).apply(&back))
+		require.Equal(t, spec, back)
+	}
+	require.Equal(t, relaySettings{}, settingsOf(model.RelaySpec{MaxConns: model.DefaultMaxConns, ConnectTimeout: model.DefaultConnectTimeout}), "a default is not told")
+}
+
+func TestSettingsOutOfRangeAreRefused(t *testing.T) {
+	n := func(i int64) *int64 { return &i }
+	for name, s := range map[string]relaySettings{
+		"no sessions": {MaxConns: n(0)}, "negative sessions": {MaxConns: n(-1)}, "too many": {MaxConns: n(1 << 40)},
+		"idle": {Idle: n(-2)}, "connect": {ConnectTimeout: n(-5)}, "half": {HalfClose: n(-9)},
+	} {
+		require.ErrorIs(t, s.apply(&model.RelaySpec{}), families.ErrSyntax, name)
+	}
+}
+
+func TestUnixEndpointsAreMadeAbsolute(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	for text, want := range map[string]string{
+		"tcp:127.0.0.1:80":     "tcp:127.0.0.1:80",
+		"unix:x.sock":          "unix:" + dir + "/x.sock",
+		"unixgram:./x,mode=60": "unixgram:" + dir + "/x,mode=60",
+		"unix:/run/x":          "unix:/run/x",
+		"unixpacket:@name":     "unixpacket:@name",
+		"unix:./@x":            "unix:" + dir + "/@x",
+		`unix:a\,b`:            "unix:" + dir + `/a\,b`,
+	} {
+		e, err := localEndpoint(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, e.String())
+	}
+	_, err = localEndpoint("unix:")
+	require.ErrorIs(t, err, families.ErrSyntax)
+}
+
+func TestDirectoriesGoWithTheirTargets(t *testing.T) {
+	dir := t.TempDir()
+	var o opened
+	defer o.close()
+	require.NoError(t, o.openTo([]string{"tcp:127.0.0.1:1", "unix:" + dir + "/a.sock", "unix:@abstract", "unixgram:" + dir + "/b.sock"}))
+	require.Equal(t, []relayDir{{To: 1, Descriptor: 0, Name: "a.sock"}, {To: 3, Descriptor: 1, Name: "b.sock"}}, o.dirs)
+	require.Len(t, o.files, 2)
+	require.Error(t, (&opened{}).openTo([]string{"unix:" + filepath.Join(dir, "nowhere", "x.sock")}))
+}
+
+func TestDirectoriesOnTheWireAreChecked(t *testing.T) {
+	for name, d := range map[string][]relayDir{
+		"no such TO": {{To: 2, Name: "x"}}, "negative": {{To: -1, Name: "x"}}, "a path": {{To: 0, Name: "a/b"}},
+		"upwards": {{To: 0, Name: ".."}}, "empty": {{To: 0}}, "a NUL": {{To: 0, Name: "a\x00"}},
+	} {
+		_, err := request{}.takeDirs(d, 2)
+		require.ErrorIs(t, err, families.ErrSyntax, name)
+	}
+}
+
+func TestShellWordsReadBackAsTheyWere(t *testing.T) {
+	for _, word := range []string{"plain", "", "a b", "it's", `\x`, "$HOME", "*", "unix:/tmp/a,mode=660", "~", "a\nb", "!x", "#"} {
+		got, err := exec.Command("sh", "-c", "printf %s "+shellWord(word)).Output()
+		require.NoError(t, err)
+		require.Equal(t, word, string(got))
+	}
+	require.Equal(t, "unix:/tmp/a,mode=660", shellWord("unix:/tmp/a,mode=660"), "an endpoint needs no quotes")
+}
