@@ -1,0 +1,344 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+)
+
+// Config is all that was read.
+type Config struct {
+	Daemon   Daemon
+	Relays   []Relay // by name
+	Problems []Problem
+	// Broken are the names of relays whose files cannot be used: what runs under
+	// such a name is to be left as it is.
+	Broken []string
+}
+
+// Daemon is sockd.conf.
+type Daemon struct {
+	LogLevel   *slog.Level // nil: not said
+	MaxSockets int         // how many sockets verbs may have open at once; 0: as many as there are descriptors
+}
+
+// Relay is one file of relays.d with its drop-ins.
+type Relay struct {
+	Spec model.RelaySpec
+	File string
+	// lines has the file and line of each key.
+	lines map[string]setting
+}
+
+// Problem is an error about the relay, at the line of its key ("From", "To").
+func (r Relay) Problem(key string, err error) Problem {
+	if s, ok := r.lines[key]; ok {
+		return *s.problem(err)
+	}
+	return Problem{File: r.File, Err: err}
+}
+
+// The directories of configuration of a daemon that serves the whole host, the
+// last one strongest.
+const (
+	vendorDir  = "/usr/lib/sockd"
+	runtimeDir = "/run/sockd"
+	systemDir  = "/etc/sockd"
+)
+
+// DefaultDirs are the directories of configuration, the last one strongest: the
+// system's for root and for the service that ConfigurationDirectory= gave
+// /etc/sockd, the user's own for anybody else. getenv is os.Getenv.
+func DefaultDirs(uid int, getenv func(string) string) []string {
+	given, _, _ := strings.Cut(getenv("CONFIGURATION_DIRECTORY"), ":")
+	switch {
+	case given == systemDir || given == "" && uid == 0:
+		return []string{vendorDir, runtimeDir, systemDir}
+	case given != "":
+		return []string{given}
+	}
+	return home(getenv, "XDG_CONFIG_HOME", ".config")
+}
+
+// DefaultState is the directory of --permanent relays, or "" when there is no
+// place for one.
+func DefaultState(uid int, getenv func(string) string) string {
+	given, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":")
+	switch {
+	case given != "":
+		return given
+	case uid == 0:
+		return "/var/lib/sockd"
+	}
+	for _, dir := range home(getenv, "XDG_STATE_HOME", ".local/state") {
+		return dir
+	}
+	return ""
+}
+
+// home is sockd's folder in one of the user's base directories.
+func home(getenv func(string) string, variable, below string) []string {
+	if dir := getenv(variable); filepath.IsAbs(dir) {
+		return []string{filepath.Join(dir, "sockd")}
+	}
+	if dir := getenv("HOME"); filepath.IsAbs(dir) {
+		return []string{filepath.Join(dir, below, "sockd")}
+	}
+	return nil
+}
+
+// Load reads everything below dirs. It always returns a Config: what could not be
+// read is among its Problems. A directory that is not there holds nothing.
+func Load(dirs []string) Config {
+	var c Config
+	c.loadDaemon(dirs)
+	c.loadRelays(dirs)
+	return c
+}
+
+// LoadState reads the relays that Save wrote below dir.
+func LoadState(dir string) Config {
+	var c Config
+	if dir != "" {
+		c.loadRelays([]string{dir})
+	}
+	return c
+}
+
+func (c *Config) loadDaemon(dirs []string) {
+	main := ""
+	for _, dir := range dirs {
+		file := filepath.Join(dir, "sockd.conf")
+		if _, err := os.Lstat(file); err == nil {
+			main = unmasked(file)
+		}
+	}
+	settings, problems := readAll(dirs, main, "sockd.conf.d", "Daemon")
+	c.Problems = append(c.Problems, problems...)
+	for _, s := range settings {
+		if err := c.Daemon.set(s.key, s.value); err != nil {
+			c.Problems = append(c.Problems, *s.problem(err))
+		}
+	}
+}
+
+func (d *Daemon) set(key, value string) error {
+	switch key {
+	case "LogLevel":
+		return d.setLogLevel(value)
+	case "MaxSockets":
+		return setNumber(&d.MaxSockets, value)
+	}
+	return unknownKey(key, "LogLevel=, MaxSockets=")
+}
+
+func (d *Daemon) setLogLevel(value string) error {
+	d.LogLevel = nil
+	if value == "" {
+		return nil
+	}
+	level, err := ParseLevel(value)
+	if err == nil {
+		d.LogLevel = &level
+	}
+	return err
+}
+
+// ParseLevel reads debug, info, warning or error.
+func ParseLevel(s string) (slog.Level, error) {
+	switch strings.ToLower(s) {
+	case "debug":
+		return slog.LevelDebug, nil
+	case "info":
+		return slog.LevelInfo, nil
+	case "warn", "warning":
+		return slog.LevelWarn, nil
+	case "error", "err":
+		return slog.LevelError, nil
+	}
+	return 0, &families.SyntaxError{What: "log level", Text: s, Why: "want debug, info, warning or error"}
+}
+
+// setNumber reads a number from 1; an empty value is 0, the default.
+func setNumber(to *int, value string) error {
+	*to = 0
+	if value == "" {
+		return nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		return &families.SyntaxError{What: "number", Text: value, Why: "want a number from 1"}
+	}
+	*to = n
+	return nil
+}
+
+func unknownKey(key, known string) error {
+	return &families.SyntaxError{What: "key", Text: key, Why: "there is none of this name; want " + known}
+}
+
+func (c *Config) loadRelays(dirs []string) {
+	files, problems := find(dirs, "relays.d")
+	c.Problems = append(c.Problems, problems...)
+	for _, file := range sortedKeys(files) {
+		if files[file] == "" {
+			continue
+		}
+		name := strings.TrimSuffix(file, ".conf")
+		relay, problems := readRelay(dirs, name, files[file])
+		if len(problems) > 0 {
+			c.Problems = append(c.Problems, problems...)
+			c.Broken = append(c.Broken, name)
+			continue
+		}
+		c.Relays = append(c.Relays, relay)
+	}
+}
+
+func readRelay(dirs []string, name, file string) (Relay, []Problem) {
+	if !model.ValidName(name) {
+		return Relay{}, []Problem{{File: file, Err: &families.SyntaxError{What: "name", Text: name, Why: "want a letter or _, then letters, digits, _ . -, 64 at most"}}}
+	}
+	settings, problems := readAll(dirs, file, filepath.Join("relays.d", name+".conf.d"), "Relay")
+	r := Relay{File: file, Spec: model.RelaySpec{Name: name, Source: file, FromFD: model.NoFD}, lines: map[string]setting{}}
+	for _, s := range settings {
+		if err := r.set(s); err != nil {
+			problems = append(problems, *s.problem(err))
+		}
+	}
+	if len(problems) == 0 {
+		problems = r.check()
+	}
+	return r, problems
+}
+
+// laterKeys are the words of INTERFACE that this version has not.
+var laterKeys = []string{"Allow", "Rate", "Pass", "Durable"}
+
+func (r *Relay) set(s setting) error {
+	r.lines[s.key] = s
+	spec := &r.Spec
+	switch s.key {
+	case "From":
+		return setEndpoint(&spec.From, s)
+	case "To":
+		return r.addTo(s)
+	case "Balance":
+		spec.Balance = s.value
+		return nil
+	case "MaxConns":
+		return setNumber(&spec.MaxConns, s.value)
+	case "ConnectTimeout":
+		return setLimit(&spec.ConnectTimeout, s.value)
+	case "Idle":
+		return setLimit(&spec.Idle, s.value)
+	case "HalfClose":
+		return setHalfClose(&spec.HalfClose, s.value)
+	}
+	if slices.Contains(laterKeys, s.key) {
+		return fmt.Errorf("%s= is not in this version: %w", s.key, families.ErrNotSupported)
+	}
+	return unknownKey(s.key, "From=, To=, Balance=, MaxConns=, ConnectTimeout=, Idle= or HalfClose=")
+}
+
+func (r *Relay) addTo(s setting) error {
+	if s.value == "" {
+		r.Spec.To = nil
+		return nil
+	}
+	var e families.Endpoint
+	if err := setEndpoint(&e, s); err != nil {
+		return err
+	}
+	r.Spec.To = append(r.Spec.To, e)
+	return nil
+}
+
+// setEndpoint reads an endpoint. A unix path must be absolute, because a file has
+// no working directory, and stand in a file that nobody else can write: the daemon
+// opens it with its own rights.
+func setEndpoint(to *families.Endpoint, s setting) error {
+	*to = families.Endpoint{}
+	if s.value == "" {
+		return nil
+	}
+	e, err := families.ParseEndpoint(s.value)
+	if err != nil {
+		return err
+	}
+	if namesPath(e) {
+		if !filepath.IsAbs(e.Address) {
+			return &families.SyntaxError{What: "endpoint", Text: s.value, Column: len(e.Network) + 2, Why: "a path in a file begins with /"}
+		}
+		if err := trusted(s.file); err != nil {
+			return err
+		}
+	}
+	*to = e
+	return nil
+}
+
+// namesPath tells whether e is a unix socket in the file system.
+func namesPath(e families.Endpoint) bool {
+	switch e.Network {
+	case "unix", "unixgram", "unixpacket":
+		return !strings.HasPrefix(e.Address, "@")
+	}
+	return false
+}
+
+// trusted checks that only root, or the daemon's own user, can write the file.
+func trusted(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return cause(err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Uid != 0 && stat.Uid != uint32(os.Geteuid()) || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("a unix path may stand only in a file that root or the daemon's own user alone can write: %w", syscall.EPERM)
+	}
+	return nil
+}
+
+// setLimit reads a duration that has a default: 0 in the specification is that
+// default, so 0 in the file is refused.
+func setLimit(to *time.Duration, value string) error {
+	*to = 0
+	if value == "" {
+		return nil
+	}
+	d, err := model.ParseDuration(value)
+	if err == nil && d == 0 {
+		err = &families.SyntaxError{What: "duration", Text: value, Why: "want more than 0, or none"}
+	}
+	*to = d
+	return err
+}
+
+// setHalfClose reads a duration whose default is none.
+func setHalfClose(to *time.Duration, value string) error {
+	if value == "none" {
+		value = ""
+	}
+	return setLimit(to, value)
+}
+
+// check looks at what no single line can tell.
+func (r *Relay) check() []Problem {
+	switch {
+	case r.Spec.From.Network == "":
+		return []Problem{r.Problem("From", fmt.Errorf("there is no From=: %w", families.ErrSyntax))}
+	case len(r.Spec.To) == 0:
+		return []Problem{r.Problem("To", fmt.Errorf("there is no To=: %w", families.ErrSyntax))}
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sockd/sockd/daemon/capture"
+	"github.com/sockd/sockd/daemon/policy"
+	"github.com/sockd/sockd/daemon/relay"
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+)
+
+// Options of a Daemon.
+type Options struct {
+	Families families.Set
+	Log      *slog.Logger // nil: slog.Default
+	// Level is what LogLevel= of sockd.conf sets; nil when a flag decided.
+	Level   *slog.LevelVar
+	Version string
+	// ControlSocket is the path of the control socket, which is never a target.
+	ControlSocket string
+	ConfigDirs    []string // weakest first; see Reload
+	StateDir      string   // where --permanent relays are kept; "": nowhere
+	Systemd       bool     // started by systemd
+	// Files are the descriptors for fd:NAME. New owns them when it succeeds.
+	Files []File
+	// Callers counts the connections to the control socket, for Status; may be nil.
+	Callers func() int64
+}
+
+// File is a descriptor under a name, as systemd hands it over.
+type File struct {
+	Name string
+	FD   int
+}
+
+// Daemon is one sockd. Its methods may be called from any goroutine.
+type Daemon struct {
+	opts     Options
+	log      *slog.Logger
+	policy   policy.Policy
+	started  time.Time
+	nextID   atomic.Int64
+	table    table
+	handed   handed
+	lent     lent
+	relays   *relay.Engine
+	captures *capture.Hub
+	running  captures
+	feed     feed
+	config   configured
+
+	ctx  context.Context // ends when Stop begins
+	stop context.CancelFunc
+
+	mu     sync.Mutex // guards closed; calls.Add happens under it
+	closed bool
+	calls  sync.WaitGroup
+}
+
+// errStopping ends what is under way when the daemon stops.
+var errStopping = fmt.Errorf("sockd is stopping: %w", net.ErrClosed)
+
+// New makes a daemon without sockets and relays; Reload brings those of the
+// configuration. Families with state of their own are started.
+func New(o Options) (*Daemon, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	d := &Daemon{opts: o, log: o.Log, policy: policy.New(), started: time.Now()}
+	d.ctx, d.stop = context.WithCancel(context.Background())
+	if err := startFamilies(d.ctx, o.Families); err != nil {
+		d.stop()
+		return nil, err
+	}
+	d.table.init()
+	d.handed.init(o.Families, o.Files)
+	d.config.init()
+	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket})
+	d.captures = capture.New(o.Log)
+	return d, nil
+}
+
+func startFamilies(ctx context.Context, set families.Set) error {
+	for i, f := range set {
+		r, ok := f.(families.Runner)
+		if !ok {
+			continue
+		}
+		if err := r.Start(ctx); err != nil {
+			return errors.Join(fmt.Errorf("start family %s: %w", f.Name(), err), closeFamilies(set[:i]))
+		}
+	}
+	return nil
+}
+
+func closeFamilies(set families.Set) error {
+	var errs []error
+	for _, f := range set {
+		if r, ok := f.(families.Runner); ok {
+			errs = append(errs, r.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Stop ends every call, relay, capture and socket, and returns when none is
+// left. Twice is nil.
+func (d *Daemon) Stop() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		d.calls.Wait()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	d.stop()
+	err := errors.Join(d.relays.Close(), d.captures.Close())
+	for _, k := range d.table.empty() {
+		err = errors.Join(err, k.close(errStopping))
+	}
+	d.calls.Wait()
+	return errors.Join(err, d.handed.close(), closeFamilies(d.opts.Families))
+}
+
+// NewID gives the next ID of the one ID space.
+func (d *Daemon) NewID() model.ID { return model.ID(d.nextID.Add(1)) }
+
+// Authorize tells whether c may call method. It is asked before every method.
+func (d *Daemon) Authorize(c model.Caller, method string) error {
+	err := d.policy.Check(c, method)
+	if err != nil {
+		d.log.Warn("call refused", "uid", c.UID, "gid", c.GID, "pid", c.PID, "method", method)
+	}
+	return err
+}
+
+// begin counts a call, so that Stop waits for it, and gives it a context that
+// ends with the daemon too. end must be called.
+func (d *Daemon) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, nil, errStopping
+	}
+	d.calls.Add(1)
+	d.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(d.ctx, func() { cancel(errStopping) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		d.calls.Done()
+	}, nil
+}
+
+// self is the daemon as an owner.
+func self() model.Owner {
+	return model.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+}

@@ -1,0 +1,150 @@
+package relay
+
+import (
+	"sync/atomic"
+
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+)
+
+// cause is why something was lost, as Drops names it.
+type cause uint8
+
+// The causes. Data that was received and could not be passed on is lost by one
+// of the first group, in messages (bytes for causeUnsent); ICMP errors about
+// datagrams that had left count there, too. The second group are events in which
+// no received data was lost.
+const (
+	causeUnsent      cause = iota // bytes of a stream that were in hand when its sink failed
+	causeCut                      // a message longer than the largest buffer
+	causeTooBig                   // a message longer than the far side takes
+	causeFull                     // the far side's queue stayed full
+	causeRefused                  // nobody has the far socket
+	causeUnreachable              // no route, interface down, forbidden by a filter
+	causeInvalid                  // the far side takes no such message: an empty frame, a bad checksum offset
+	causeNoAddress                // an answer to a client that has no address
+	causePending                  // more messages than may wait while a session is dialled
+	causeBusy                     // no room for one more session
+	causeEnded                    // messages that were in hand when their session ended
+
+	causeFiles       // descriptors that came with unix messages, which are not passed on
+	causeDial        // sessions that found no backend
+	causeDescriptors // times that accept found no descriptor free
+	causeKernel      // messages that the kernel dropped from a full queue
+	numCauses
+)
+
+var causeNames = [numCauses]string{
+	causeUnsent:      "unsent_bytes",
+	causeCut:         "cut",
+	causeTooBig:      "too_big",
+	causeFull:        "full",
+	causeRefused:     "refused",
+	causeUnreachable: "unreachable",
+	causeInvalid:     "invalid",
+	causeNoAddress:   "no_address",
+	causePending:     "pending",
+	causeBusy:        "busy",
+	causeEnded:       "ended",
+	causeFiles:       "files",
+	causeDial:        "dial",
+	causeDescriptors: "no_descriptors",
+	causeKernel:      "kernel",
+}
+
+// flow counts one direction of a session. Bytes and messages are counted as they
+// were received, also where they leave in another form (a GSO frame in segments),
+// so that at any moment
+//
+//	in = out + in flight + lost
+//
+// where what is in flight lies in the pump's one buffer.
+type flow struct {
+	inBytes, outBytes, lostBytes    atomic.Int64
+	inMessages, outMessages, lostMs atomic.Int64
+	// waits tells that the pump waits for its sink to take more.
+	waits atomic.Bool
+}
+
+func (f *flow) received(n int) {
+	f.inBytes.Add(int64(n))
+	f.inMessages.Add(1)
+}
+
+func (f *flow) sent(n int) {
+	f.outBytes.Add(int64(n))
+	f.outMessages.Add(1)
+}
+
+func (f *flow) lost(n int) {
+	f.lostBytes.Add(int64(n))
+	f.lostMs.Add(1)
+}
+
+// takeBack undoes the receipt and the loss of a message that goes elsewhere.
+func (f *flow) takeBack(n int) {
+	f.inBytes.Add(-int64(n))
+	f.inMessages.Add(-1)
+	f.lostBytes.Add(-int64(n))
+	f.lostMs.Add(-1)
+}
+
+// inFlight is what was received and is neither sent nor lost yet.
+func (f *flow) inFlight() int64 {
+	out, lost := f.outBytes.Load(), f.lostBytes.Load()
+	return f.inBytes.Load() - out - lost
+}
+
+// losses counts by cause.
+type losses [numCauses]atomic.Int64
+
+func (l *losses) add(c cause, n int64) { l[c].Add(n) }
+
+// tally is a sum of counters, of sessions that have ended or of a whole relay.
+type tally struct {
+	rx, tx int64
+	lost   [numCauses]int64
+}
+
+// take adds a session's counters, and what the kernel dropped from its TO's queue.
+func (t *tally) take(s *session) {
+	t.rx += s.rx.outBytes.Load()
+	t.tx += s.tx.outBytes.Load()
+	t.takeLosses(&s.lost)
+	if to := s.dialled(); to != nil {
+		t.lost[causeKernel] += int64(kernelDrops(to.sock))
+	}
+}
+
+// kernelDrops is what the kernel dropped from a socket's full queue, also when
+// the socket is closed by now.
+func kernelDrops(s families.Socket) uint64 {
+	d, err := families.As[families.Dropper](s)
+	if err != nil {
+		return 0
+	}
+	return d.Drops()
+}
+
+func (t *tally) add(u *tally) {
+	t.rx += u.rx
+	t.tx += u.tx
+	for c := range u.lost {
+		t.lost[c] += u.lost[c]
+	}
+}
+
+func (t *tally) takeLosses(l *losses) {
+	for c := range l {
+		t.lost[c] += l[c].Load()
+	}
+}
+
+// drops are the losses by name, without those that did not happen.
+func (t *tally) drops() model.Drops {
+	d := model.Drops{}
+	for c, n := range t.lost {
+		d.Add(causeNames[c], n)
+	}
+	return d
+}

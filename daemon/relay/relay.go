@@ -1,0 +1,398 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sockd/sockd/families/model"
+)
+
+// The states of a relay.
+const (
+	stateListening = "listening"
+	stateDraining  = "draining" // removed; its sessions run to their end
+	stateWaiting   = "waiting"  // takes no session for now: Cause says why
+	stateFailed    = "failed"   // takes none any more
+)
+
+// relay is one FROM with its sessions.
+//
+//	listening ◄──► waiting        no descriptor, no room, a backend that is not there
+//	    │   │
+//	    │   └────► failed ─────┐  FROM broke; sessions run on
+//	    ▼ Remove               ▼ Remove
+//	draining ──last session──► gone
+//
+// A relay between two sockets that are there once (id:, packet) has one session
+// and goes when that ends.
+type relay struct {
+	eng   *Engine
+	id    model.ID
+	front front
+	from  side
+
+	// single: there is one session, and the relay ends with it.
+	single bool
+
+	ctx  context.Context // ends when no session may begin any more
+	stop context.CancelFunc
+	lost losses        // of messages that belong to no session, and events
+	room chan struct{} // has a token when room may have come free
+	// served closes when FROM's goroutine is done and FROM is closed.
+	served chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	name     string
+	spec     model.RelaySpec // without descriptors
+	current  *plan
+	state    string
+	cause    string
+	why      error // the end of the one session of a single relay
+	draining bool
+	stopped  bool // FROM is closed
+	retired  bool
+	busy     int // sessions that count against the bound
+	sessions map[model.ID]*session
+	total    int64
+	past     tally // of sessions that have ended
+	reset    *time.Timer
+}
+
+// serve runs FROM until the relay stops or FROM fails, and lets go of FROM.
+func (r *relay) serve() {
+	defer r.eng.work.Done()
+	err := r.front.serve(r)
+	if r.ctx.Err() == nil {
+		r.brokenFront(err)
+	}
+	r.front.close()
+	r.mu.Lock()
+	r.stopped = true
+	r.mu.Unlock()
+	close(r.served)
+	r.checkRetired()
+}
+
+// brokenFront is what becomes of a relay whose FROM failed: one with a single
+// session has nothing left to do, others still have the sessions that they have.
+func (r *relay) brokenFront(err error) {
+	if r.single {
+		r.mu.Lock()
+		r.why = err
+		r.mu.Unlock()
+		r.drain(0)
+		return
+	}
+	r.setState(stateFailed, errText(err))
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "it has ended"
+	}
+	return err.Error()
+}
+
+// holdPlan is how sessions are dialled now, held for the caller, who hands the
+// hold to a session or releases it.
+func (r *relay) holdPlan() *plan {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current.hold()
+	return r.current
+}
+
+// dial opens TO for a session, by the plan that it was given.
+func (r *relay) dial(ctx context.Context, p *plan) (*leg, error) {
+	return r.dialer().dial(ctx, p)
+}
+
+func (r *relay) dialer() *dialer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &dialer{set: r.eng.opts.Families, owner: r.spec.Owner, groups: r.spec.Groups, control: r.eng.opts.ControlSocket}
+}
+
+// claim takes room for one more session; false means there is none now.
+func (r *relay) claim() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy >= maxConns(r.spec) {
+		return false
+	}
+	r.busy++
+	return true
+}
+
+func maxConns(spec model.RelaySpec) int {
+	if spec.MaxConns > 0 {
+		return spec.MaxConns
+	}
+	return model.DefaultMaxConns
+}
+
+// unclaim gives room back that no session was begun with.
+func (r *relay) unclaim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy--
+}
+
+// signal wakes whoever waits for room.
+func (r *relay) signal() {
+	select {
+	case r.room <- struct{}{}:
+	default: // one token is enough: who takes it looks again
+	}
+}
+
+// leave gives a session's room back, once, and wakes whoever waits for it.
+func (r *relay) leave(s *session) {
+	s.slot.Do(func() {
+		r.unclaim()
+		r.signal()
+	})
+}
+
+// begin registers a session that has room claimed, and runs it in a goroutine
+// that the engine waits for. A relay that was stopped meanwhile resets it.
+func (r *relay) begin(s *session, run func()) {
+	r.mu.Lock()
+	stopped := r.ctx.Err() != nil
+	r.sessions[s.id] = s
+	r.total++
+	r.mu.Unlock()
+	r.emitSession("opened", s)
+	if stopped {
+		s.end(errRemoved)
+	}
+	r.eng.work.Add(1)
+	go r.runSession(s, run)
+}
+
+func (r *relay) runSession(s *session, run func()) {
+	defer r.eng.work.Done()
+	run()
+	s.plan.release()
+	why := s.reason()
+	var t tally
+	t.take(s)
+	r.mu.Lock()
+	delete(r.sessions, s.id)
+	r.past.add(&t)
+	if r.single && r.why == nil {
+		r.why = why
+	}
+	r.mu.Unlock()
+	r.emitSession("closed", s)
+	r.leave(s)
+	if r.single {
+		r.drain(0)
+	}
+	r.checkRetired()
+}
+
+var (
+	errRemoved = errors.New("the relay was removed")
+	errClosed  = errors.New("closed by a caller")
+)
+
+// drain stops FROM. Sessions run on until they end, or until after, when it is
+// not negative, they are reset.
+func (r *relay) drain(after time.Duration) {
+	r.mu.Lock()
+	was := r.draining
+	r.draining, r.state, r.cause = true, stateDraining, ""
+	if r.reset != nil {
+		r.reset.Stop()
+		r.reset = nil
+	}
+	if after > 0 {
+		r.reset = time.AfterFunc(after, r.resetSessions)
+	}
+	r.mu.Unlock()
+	r.stop()
+	if !was {
+		r.emit("changed", "")
+	}
+	if after == 0 || r.front.endless() {
+		r.resetSessions()
+	}
+	r.checkRetired()
+}
+
+func (r *relay) resetSessions() {
+	for _, s := range r.list() {
+		s.end(errRemoved)
+	}
+}
+
+func (r *relay) list() []*session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.sessions))
+}
+
+// checkRetired lets go of a draining relay when its last session is over.
+func (r *relay) checkRetired() {
+	r.mu.Lock()
+	done := r.draining && len(r.sessions) == 0 && r.stopped && !r.retired
+	if done {
+		r.retired = true
+		if r.reset != nil {
+			r.reset.Stop()
+		}
+	}
+	cause := ""
+	if r.why != nil {
+		cause = r.why.Error()
+	}
+	p := r.current
+	r.mu.Unlock()
+	if !done {
+		return
+	}
+	p.release()
+	r.eng.forget(r)
+	r.emit("removed", cause)
+}
+
+func (r *relay) isDraining() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.draining
+}
+
+// setState notes a state and tells the watchers if it is another one.
+func (r *relay) setState(state, cause string) {
+	r.mu.Lock()
+	if r.draining || r.state == state && r.cause == cause {
+		r.mu.Unlock()
+		return
+	}
+	r.state, r.cause = state, cause
+	r.mu.Unlock()
+	event := "changed"
+	if state == stateFailed {
+		event = "failed"
+	}
+	r.emit(event, cause)
+}
+
+// model is the relay as lists show it.
+func (r *relay) model() model.Relay {
+	t := r.sum()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := model.Relay{
+		ID: r.id, Name: r.name, From: r.spec.From.String(), Local: r.front.local(), State: r.state, Cause: r.cause,
+		Sessions: int64(len(r.sessions)), Total: r.total, RxBytes: t.rx, TxBytes: t.tx, Drops: t.drops(),
+		Owner: r.spec.Owner, Source: r.spec.Source, Settings: settings(r.spec),
+	}
+	for _, to := range r.spec.To {
+		m.To = append(m.To, to.String())
+	}
+	if m.Source == "" {
+		m.Source = "runtime"
+	}
+	return m
+}
+
+// sum is all that was ever counted. A session that ends meanwhile is counted
+// once: it is taken as it was when the past was.
+func (r *relay) sum() tally {
+	r.mu.Lock()
+	t, running := r.past, slices.Collect(maps.Values(r.sessions))
+	r.mu.Unlock()
+	for _, s := range running {
+		t.take(s)
+	}
+	t.takeLosses(&r.lost)
+	t.lost[causeKernel] += int64(r.front.drops())
+	return t
+}
+
+// settings are the flags that are not at their defaults, as they are typed.
+func settings(spec model.RelaySpec) map[string]string {
+	out := map[string]string{}
+	if spec.MaxConns > 0 && spec.MaxConns != model.DefaultMaxConns {
+		out["max-conns"] = strconv.Itoa(spec.MaxConns)
+	}
+	for name, d := range map[string]time.Duration{"connect-timeout": spec.ConnectTimeout, "idle": spec.Idle, "half-close": spec.HalfClose} {
+		switch {
+		case d < 0:
+			out[name] = "none"
+		case d > 0:
+			out[name] = durationText(d)
+		}
+	}
+	if spec.Balance != "" && spec.Balance != balanceRoundrobin {
+		out["balance"] = spec.Balance
+	}
+	if spec.Permanent {
+		out["permanent"] = ""
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}
+
+// durationText writes a duration with one unit, as the commands read it: ms, s, m
+// or h.
+func durationText(d time.Duration) string {
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
+		if d%u.unit == 0 {
+			return fmt.Sprintf("%d%s", d/u.unit, u.name)
+		}
+	}
+	return fmt.Sprintf("%dms", d/time.Millisecond)
+}
+
+// emit tells the watchers of the relay.
+func (r *relay) emit(event, cause string) {
+	r.eng.emit(event, "relay", r.id, cause, r.model())
+}
+
+func (r *relay) emitSession(event string, s *session) {
+	cause := ""
+	if err := s.reason(); err != nil {
+		cause = err.Error()
+	}
+	r.eng.emit(event, "session", s.id, cause, s.model())
+}
+
+func (e *Engine) emit(event, kind string, id model.ID, cause string, object any) {
+	text, err := json.Marshal(object)
+	if err != nil {
+		e.opts.Log.Error("an event has no JSON", "kind", kind, "id", id, "error", err)
+		return
+	}
+	e.opts.Host.Emit(model.Event{Time: time.Now(), Event: event, ID: id, Cause: cause, Object: text, Kind: kind})
+}
+
+// front is a relay's FROM.
+type front interface {
+	// serve takes clients until the relay's ctx ends or FROM fails. It waits for
+	// no session.
+	serve(*relay) error
+	// close lets go of FROM's socket, after serve.
+	close()
+	// local is what FROM is bound to, as NETWORK:ADDRESS.
+	local() []string
+	// endless: sessions live on FROM's socket or have no end of their own, so that
+	// they end with it.
+	endless() bool
+	// drops is what the kernel dropped from FROM's queue.
+	drops() uint64
+}
