@@ -87,7 +87,7 @@ demo: build ## the main job on real traffic, on a private daemon; needs Go and L
 	$(GO) run ./cmd/demo -bin bin
 
 test: tools lint ## everything, with the race detector; as root on Debian it installs what the tests need
-	$(GO) test -race -count=1 ./...
+	$(GO) test -race -count=1 -timeout 5m ./...
 
 tools:
 	.ci/tools

@@ -54,7 +54,6 @@ func newShell(tb testing.TB, path string) *shell {
 	return &shell{tb: tb, path: path, env: Env{
 		Getenv: func(string) string { return "" },
 		Getuid: func() int { return 0 },
-		Getwd:  func() (string, error) { return "/", nil },
 		Socket: path,
 	}}
 }

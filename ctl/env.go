@@ -12,7 +12,6 @@ type Env struct {
 	StdoutTerminal bool // stdout is a terminal: widths, live counters
 	Getenv         func(string) string
 	Getuid         func() int
-	Getwd          func() (string, error)
 
 	// The global flags.
 	Socket   string // --socket

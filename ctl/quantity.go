@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"flag"
 	"fmt"
 	"math"
 	"math/big"
@@ -173,12 +174,7 @@ func (v durationValue) Set(s string) error {
 type optionalDuration struct{ d **time.Duration }
 
 // OptionalDuration is a flag.Value that sets *d to what was given.
-func OptionalDuration(d **time.Duration) interface {
-	String() string
-	Set(string) error
-} {
-	return optionalDuration{d}
-}
+func OptionalDuration(d **time.Duration) flag.Value { return optionalDuration{d} }
 
 func (v optionalDuration) String() string {
 	if v.d == nil || *v.d == nil {

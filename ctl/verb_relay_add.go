@@ -199,6 +199,8 @@ var _ = register(Verb{
 	},
 })
 
+// replaceRelay leaves a unix FROM unbound where the relay listens on it already.
+// If the daemon wants it after all, because that listener is gone, it is bound.
 func replaceRelay(ctx context.Context, e *Env, in relayReplaceIn, args []string) error {
 	old, err := e.specOf(ctx, in.Name)
 	if err != nil && !errors.Is(err, families.ErrNotFound) {
@@ -209,9 +211,19 @@ func replaceRelay(ctx context.Context, e *Env, in relayReplaceIn, args []string)
 	if err := o.open(args, old.From); err != nil {
 		return err
 	}
-	in.From, in.To, in.FromDescriptor, in.Dirs = o.from, o.to, o.fromFile, o.dirs
 	var out relayOut
-	if err := e.call(ctx, "io.sockd.Relay.Replace", in, &out, o.files...); err != nil {
+	call := func() error {
+		in.From, in.To, in.FromDescriptor, in.Dirs = o.from, o.to, o.fromFile, o.dirs
+		return e.call(ctx, "io.sockd.Relay.Replace", in, &out, o.files...)
+	}
+	err = call()
+	if mustBorrow(err) && o.fromFile == nil {
+		if err := o.openFrom(args[0], ""); err != nil {
+			return err
+		}
+		err = call()
+	}
+	if err != nil {
 		o.refused(err)
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sockd/sockd/daemon/config"
@@ -51,7 +50,7 @@ func (d *Daemon) RelayAdd(ctx context.Context, c model.Caller, spec model.RelayS
 		return model.Relay{}, err
 	}
 	defer end()
-	spec.Owner, spec.Groups, spec.Source = c.Owner(), c.Groups, ""
+	spec.Owner, spec.Groups, spec.Source, spec.Lent = c.Owner(), c.Groups, "", true
 	if err := d.mayRelay(c, spec, replace); err != nil {
 		return model.Relay{}, err
 	}
@@ -98,9 +97,6 @@ func (d *Daemon) mayRelay(c model.Caller, spec model.RelaySpec, replace bool) er
 			}
 		}
 	}
-	if namesPath(spec.From) && spec.FromFD < 0 {
-		return fmt.Errorf("relay from %s: %w", spec.From, families.ErrBorrow)
-	}
 	if err := pathsAreOpen(spec.To, spec.ToDirs); err != nil {
 		return err
 	}
@@ -120,7 +116,7 @@ func (d *Daemon) mayKeep(c model.Caller, spec model.RelaySpec) error {
 		switch {
 		case e.Network == families.NetworkID:
 			return fmt.Errorf("keep a relay of %s: the socket ends with the daemon: %w", e, families.ErrNotSupported)
-		case namesPath(e) && !d.policy.Trusted(c.UID):
+		case e.NamesPath() && !d.policy.Trusted(c.UID):
 			return d.policy.Object(c, self(), "the daemon's right to open "+e.Address)
 		}
 	}
@@ -130,20 +126,11 @@ func (d *Daemon) mayKeep(c model.Caller, spec model.RelaySpec) error {
 // pathsAreOpen checks that each unix path comes with its directory.
 func pathsAreOpen(tos []families.Endpoint, dirs []model.DirFD) error {
 	for i, to := range tos {
-		if namesPath(to) && (i >= len(dirs) || dirs[i].FD < 0) {
+		if to.NamesPath() && (i >= len(dirs) || dirs[i].FD < 0) {
 			return fmt.Errorf("relay to %s: %w", to, families.ErrBorrow)
 		}
 	}
 	return nil
-}
-
-// namesPath tells whether e is a unix socket in the file system.
-func namesPath(e families.Endpoint) bool {
-	switch e.Network {
-	case "unix", "unixgram", "unixpacket":
-		return e.Address != "" && !strings.HasPrefix(e.Address, "@")
-	}
-	return false
 }
 
 // keep writes a permanent relay to the state directory, and forgets one that is

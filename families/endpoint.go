@@ -163,6 +163,16 @@ func (e Endpoint) String() string {
 	return b.String()
 }
 
+// NamesPath tells whether e is a unix socket in the file system: such a path is
+// opened with the rights of whoever names it.
+func (e Endpoint) NamesPath() bool {
+	switch e.Network {
+	case "unix", "unixgram", "unixpacket":
+		return e.Address != "" && !strings.HasPrefix(e.Address, "@")
+	}
+	return false
+}
+
 // Take removes the named options from e and returns those that were there. What
 // an engine understands itself (backlog, mode) it takes before the rest goes to
 // the family.

@@ -159,3 +159,49 @@ func answerLate(l net.Listener, think time.Duration) error {
 	_, err = c.Write(append(question, " answered"...))
 	return err
 }
+
+// The listener of a unix path stays when its relay is replaced: the path is never
+// bound anew, and who is connected goes on.
+func TestReplaceKeepsTheListenerOfAUnixPath(t *testing.T) {
+	s := start(t, nil)
+	var backends []net.Listener
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		backends = append(backends, l)
+	}
+	path := filepath.Join(t.TempDir(), "from")
+	s.run("relay", "add", "swap", "unix:"+path, "tcp:"+backends[0].Addr().String())
+	before, err := os.Stat(path)
+	require.NoError(t, err)
+	old := dialTo(t, path, backends[0])
+
+	s.run("relay", "replace", "swap", "unix:"+path, "tcp:"+backends[1].Addr().String())
+	after, err := os.Stat(path)
+	require.NoError(t, err)
+	require.True(t, os.SameFile(before, after), "the path is the same socket")
+	fresh := dialTo(t, path, backends[1])
+	for _, p := range []pair{old, fresh} {
+		_, err := p.client.Write([]byte("x"))
+		require.NoError(t, err)
+		got := make([]byte, 1)
+		_, err = io.ReadFull(p.server, got)
+		require.NoError(t, err)
+	}
+}
+
+type pair struct{ client, server net.Conn }
+
+// dialTo connects through path, and must arrive at l.
+func dialTo(t *testing.T, path string, l net.Listener) pair {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)))
+	p, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	return pair{c, p}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -398,39 +399,40 @@ func (p *printer) Addresses(data []byte) (src, dst string) {
 	if !ok {
 		return "", ""
 	}
-	var proto layers.IPProtocol
-	var from, to, body []byte
 	switch layers.EthernetType(kind) {
 	case layers.EthernetTypeIPv4:
 		var ip layers.IPv4
 		if ip.DecodeFromBytes(rest, gopacket.NilDecodeFeedback) != nil {
 			return "", ""
 		}
-		from, to, proto, body = ip.SrcIP, ip.DstIP, ip.Protocol, ip.Payload
 		if ip.FragOffset != 0 {
-			body = nil // the ports are in the first fragment
+			ip.Payload = nil // the ports are in the first fragment
 		}
+		return withPorts(ip.SrcIP, ip.DstIP, ip.Protocol, ip.Payload)
 	case layers.EthernetTypeIPv6:
 		var ip layers.IPv6
-		if len(rest) < ipv6Header || ip.DecodeFromBytes(rest, gopacket.NilDecodeFeedback) != nil {
+		if ip.DecodeFromBytes(rest, gopacket.NilDecodeFeedback) != nil {
 			return "", ""
 		}
-		from, to, proto, body = ip.SrcIP, ip.DstIP, ip.NextHeader, ip.Payload
+		return withPorts(ip.SrcIP, ip.DstIP, ip.NextHeader, ip.Payload)
 	case layers.EthernetTypeARP:
 		var a layers.ARP
 		if a.DecodeFromBytes(rest, gopacket.NilDecodeFeedback) != nil || a.ProtAddressSize != 4 {
 			return "", ""
 		}
 		return addr(a.SourceProtAddress), addr(a.DstProtAddress)
-	default:
-		return "", ""
 	}
+	return "", ""
+}
+
+// withPorts are IP addresses, with the ports of TCP and UDP.
+func withPorts(from, to net.IP, proto layers.IPProtocol, body []byte) (src, dst string) {
 	src, dst = addr(from), addr(to)
-	if (proto == layers.IPProtocolTCP || proto == layers.IPProtocolUDP) && len(body) >= 4 {
-		src = net.JoinHostPort(src, fmt.Sprint(binary.BigEndian.Uint16(body)))
-		dst = net.JoinHostPort(dst, fmt.Sprint(binary.BigEndian.Uint16(body[2:])))
+	if (proto != layers.IPProtocolTCP && proto != layers.IPProtocolUDP) || len(body) < 4 {
+		return src, dst
 	}
-	return src, dst
+	port := func(at int) string { return strconv.Itoa(int(binary.BigEndian.Uint16(body[at:]))) }
+	return net.JoinHostPort(src, port(0)), net.JoinHostPort(dst, port(2))
 }
 
 // strip takes the link-level header and VLAN tags off a frame.

@@ -59,7 +59,6 @@ func newEnv() *ctl.Env {
 		StdoutTerminal: isTerminal(os.Stdout),
 		Getenv:         os.Getenv,
 		Getuid:         os.Getuid,
-		Getwd:          os.Getwd,
 		Packets:        newPacketPrinter,
 		Version:        buildVersion(),
 	}

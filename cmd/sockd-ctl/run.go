@@ -16,7 +16,7 @@ import (
 // written to e.Stderr.
 func run(ctx context.Context, e *ctl.Env, args []string) int {
 	root := newRoot(e)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	err := root.ExecuteContext(ctx)
 	if errors.Is(err, errHelpShown) {
 		return ctl.ExitUsage
@@ -58,7 +58,6 @@ func newRoot(e *ctl.Env) *cobra.Command {
 			return errHelpShown
 		},
 	}
-	// An empty list of arguments must not fall back to os.Args.
 	root.SetOut(e.Stdout)
 	root.SetErr(e.Stderr)
 	root.SetVersionTemplate("sockd-ctl {{.Version}}\n")

@@ -24,7 +24,7 @@ func world(socket string) (e *ctl.Env, stdout, stderr *bytes.Buffer) {
 		Getenv: func(name string) string {
 			return map[string]string{"SOCKD_SOCKET": socket}[name]
 		},
-		Getuid: os.Getuid, Getwd: os.Getwd, Packets: newPacketPrinter,
+		Getuid: os.Getuid, Packets: newPacketPrinter,
 	}, stdout, stderr
 }
 

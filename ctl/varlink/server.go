@@ -139,14 +139,17 @@ func (s *Server) Stats() Stats {
 }
 
 // Serve accepts and serves connections until Shutdown or Close, which make it
-// return nil, or until l fails. It owns l and closes it. Connections outlive it:
+// return nil even when they came first, or until l fails. It owns l and closes it. Connections outlive it:
 // Shutdown and Close wait for them.
 func (s *Server) Serve(l *net.UnixListener) error {
 	defer l.Close()
 	if s.MapError == nil {
 		return errors.New("varlink server: MapError is not set")
 	}
-	if err := s.open(l); err != nil {
+	switch err := s.open(l); {
+	case errors.Is(err, net.ErrClosed):
+		return nil
+	case err != nil:
 		return err
 	}
 	defer s.dropListener(l)

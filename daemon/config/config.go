@@ -275,7 +275,7 @@ func setEndpoint(to *families.Endpoint, s setting) error {
 	if err != nil {
 		return err
 	}
-	if namesPath(e) {
+	if e.NamesPath() {
 		if !filepath.IsAbs(e.Address) {
 			return &families.SyntaxError{What: "endpoint", Text: s.value, Column: len(e.Network) + 2, Why: "a path in a file begins with /"}
 		}
@@ -285,15 +285,6 @@ func setEndpoint(to *families.Endpoint, s setting) error {
 	}
 	*to = e
 	return nil
-}
-
-// namesPath tells whether e is a unix socket in the file system.
-func namesPath(e families.Endpoint) bool {
-	switch e.Network {
-	case "unix", "unixgram", "unixpacket":
-		return !strings.HasPrefix(e.Address, "@")
-	}
-	return false
 }
 
 // trusted checks that only root, or the daemon's own user, can write the file.

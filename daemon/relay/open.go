@@ -96,6 +96,8 @@ func (e *Engine) findFrom(ctx context.Context, spec model.RelaySpec) (socket, er
 		return socket{sock: sock, name: spec.From.Address}, err
 	case spec.FromFD >= 0:
 		return e.adoptFrom(ctx, spec)
+	case spec.Lent && spec.From.NamesPath():
+		return socket{}, fmt.Errorf("relay from %s: %w", spec.From, families.ErrBorrow)
 	}
 	return e.bindFrom(ctx, spec)
 }

@@ -22,6 +22,7 @@ type RelaySpec struct {
 	// What the caller opened with its own rights. A relay that is refused leaves
 	// them to the caller of the daemon, who closes them.
 	FromFD int      // a bound (and listening) socket for From, or -1
+	Lent   bool     // a unix path of From is the caller's to bind: without FromFD it is families.ErrBorrow
 	ToDirs []DirFD  // for each To that is a unix path, or empty
 	Owner  Owner    // whom the relay belongs to
 	Groups []uint32 // the owner's supplementary groups, for dialling as that user

@@ -151,11 +151,11 @@ func (n invert) emit(g *generator, yes, no int) int { return n.a.emit(g, no, yes
 func (always) emit(_ *generator, yes, _ int) int { return yes }
 
 func (n compare) emit(g *generator, yes, no int) int {
-	here := g.jump(n.op, n.k, yes, no)
+	g.jump(n.op, n.k, yes, no)
 	if n.mask != 0 {
-		here = g.put(insn{op: opAnd, k: n.mask})
+		g.put(insn{op: opAnd, k: n.mask})
 	}
-	here = g.put(insn{op: n.load, k: n.at})
+	here := g.put(insn{op: n.load, k: n.at})
 	if n.load == opLoadHalfX {
 		here = g.put(insn{op: opLoadXHeader, k: n.ipHeader})
 	}

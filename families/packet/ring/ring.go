@@ -290,7 +290,9 @@ func (r *Ring) Next() (Block, error) {
 // up (net/packet/af_packet.c, packet_notifier).
 const recheck = 100 * time.Millisecond
 
-// await returns when the kernel has handed the next block over.
+// await returns when the kernel has handed the next block over. While the interface
+// is down it wakes now and then to see what became of it, also when blocks from
+// before still come.
 func (r *Ring) await() error {
 	r.waitErr = nil
 	for {
@@ -301,13 +303,13 @@ func (r *Ring) await() error {
 		case r.waitErr != nil:
 			return r.waitErr
 		case r.pending():
-			if r.down {
-				r.down = false
-				return r.conn.SetReadDeadline(time.Time{})
-			}
 			return nil
 		}
-		if err := r.conn.SetReadDeadline(time.Now().Add(recheck)); err != nil {
+		var again time.Time
+		if r.down {
+			again = time.Now().Add(recheck)
+		}
+		if err := r.conn.SetReadDeadline(again); err != nil {
 			return err
 		}
 	}
@@ -323,14 +325,35 @@ func (r *Ring) ready(fd uintptr) bool {
 		return false
 	}
 	wasDown := r.down
-	if errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil || errno != 0 {
-		r.down = true
-	}
+	r.down = r.isDown(int(fd))
 	if r.down && gone(int(fd)) {
 		r.waitErr = errGone
 		return true
 	}
 	return r.down != wasDown
+}
+
+// isDown tells whether the interface went down and has not come up since. The
+// kernel says the first once, as the socket's error, and the second not at all.
+func (r *Ring) isDown(fd int) bool {
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || errno != 0 {
+		return true
+	}
+	return r.down && !up(fd, r.iface.Index)
+}
+
+// up tells whether the interface of an index is up, whatever its name is by now.
+func up(fd, index int) bool {
+	req := new(unix.Ifreq)
+	req.SetUint32(uint32(index))
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, req); err != nil {
+		return false
+	}
+	named, err := unix.NewIfreq(req.Name())
+	if err != nil {
+		return false
+	}
+	return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, named) == nil && named.Uint16()&unix.IFF_UP != 0
 }
 
 // gone tells whether the interface was deleted, which leaves the socket bound to

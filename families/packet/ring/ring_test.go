@@ -300,6 +300,40 @@ func TestNextEndsWith(t *testing.T) {
 	})
 }
 
+// A block that was filled before the interface went down, and handed over after,
+// made the ring forget that it was down, and wait for ever when it was deleted.
+func TestABlockFromBeforeDoesNotHideThatTheInterfaceIsGone(t *testing.T) {
+	familytest.NoLeaks(t)
+	a, b := pair(t)
+	slow := small
+	slow.Retire = time.Second // the block comes after the interface is down
+	r, s := mustOpen(t, b, "v1", slow), newSender(t, a, "v0")
+	s.send(frame(1, 60))
+	require.NoError(t, b.Command("ip", "link", "set", "v1", "down").Run())
+	seen := make(chan int, 16) // more blocks than come in this test
+	ended := make(chan error)
+	go func() {
+		for {
+			blk, err := r.Next()
+			if err != nil {
+				ended <- err
+				return
+			}
+			seen <- blk.Len()
+			blk.Release()
+		}
+	}()
+	require.Positive(t, <-seen)
+	require.NoError(t, a.Command("ip", "link", "del", "v0").Run())
+	select {
+	case err := <-ended:
+		require.ErrorIs(t, err, syscall.ENODEV)
+	case <-time.After(20 * time.Second):
+		require.NoError(t, r.Close())
+		t.Fatalf("the ring waits for an interface that was deleted: %v", <-ended)
+	}
+}
+
 func TestAnInterfaceThatIsDownIsWaitedFor(t *testing.T) {
 	a, b := pair(t)
 	r, s := mustOpen(t, b, "v1", small), newSender(t, a, "v0")
