@@ -25,7 +25,8 @@ clean: ## remove what build made
 
 ##### install #################################################################
 #
-# PREFIX   where programs go, below it bin and share/man    (/usr/local)
+# PREFIX   where programs go, below it bin, share/man and   (/usr/local)
+#          share's folders for shell completion
 # DESTDIR  a tree to install into instead of /, for packages (empty)
 #
 # systemd reads units and its other files below /usr/lib and /usr/local/lib; for
@@ -49,11 +50,16 @@ PROGRAMS := sockd sockd-ctl
 UNITS    := sockd.socket sockd.service
 # Made by `make man`; what is there is installed.
 MANPAGES  = $(wildcard docs/man/*.1 docs/man/*.5 docs/man/*.8)
+# SHELL:FILE, the file below PREFIX/share where the shell looks for it. The program
+# prints them: COMPLETIONS= leaves them out, for one that does not run here.
+COMPLETIONS := bash:bash-completion/completions/sockd-ctl \
+	zsh:zsh/site-functions/_sockd-ctl \
+	fish:fish/vendor_completions.d/sockd-ctl.fish
 
 # Whether this install is for the running machine.
 LIVE = test -z "$(DESTDIR)" && test -d /run/systemd/system
 
-install: build ## install programs, units and man pages (PREFIX, DESTDIR)
+install: build ## install programs, units, man pages and completion (PREFIX, DESTDIR)
 	$(INSTALL) -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
 	$(INSTALL) -m 0755 $(PROGRAMS:%="$(BIN)/%") "$(DESTDIR)$(PREFIX)/bin"
 	for unit in $(UNITS); do \
@@ -63,6 +69,11 @@ install: build ## install programs, units and man pages (PREFIX, DESTDIR)
 	$(INSTALL) -m 0644 systemd/tmpfiles.d/sockd.conf "$(DESTDIR)$(TMPFILESDIR)/sockd.conf"
 	for page in $(MANPAGES); do \
 		$(INSTALL) -D -m 0644 $$page "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; done
+	for completion in $(COMPLETIONS); do \
+		file="$(DESTDIR)$(PREFIX)/share/$${completion#*:}" && \
+		$(INSTALL) -d "$${file%/*}" && \
+		"$(BIN)/sockd-ctl" completion "$${completion%%:*}" >"$$file" && \
+		chmod 0644 "$$file" || exit 1; done
 	if $(LIVE); then \
 		systemd-sysusers "$(SYSUSERSDIR)/sockd.conf" && \
 		systemd-tmpfiles --create "$(TMPFILESDIR)/sockd.conf" && \
@@ -77,6 +88,8 @@ uninstall: ## remove what install put there
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/sockd.conf" "$(DESTDIR)$(TMPFILESDIR)/sockd.conf"
 	for section in 1 5 8; do \
 		rm -f "$(DESTDIR)$(MANDIR)/man$$section"/sockd*.$$section; done
+	for completion in $(COMPLETIONS); do \
+		rm -f "$(DESTDIR)$(PREFIX)/share/$${completion#*:}"; done
 	if $(LIVE); then systemctl daemon-reload; fi
 
 .PHONY: help build clean install uninstall
@@ -86,11 +99,21 @@ uninstall: ## remove what install put there
 demo: build ## the main job on real traffic, on a private daemon; needs Go and Linux only
 	$(GO) run ./cmd/demo -bin bin
 
+# BENCH=-quick takes half a minute; docs/performance.md has the other flags.
+bench: build ## sockd beside its peers, those that are installed; takes ten minutes, BENCH=-quick half a one
+	$(GO) run ./bench -bin bin $(BENCH)
+
+.PHONY: bench
+
 test: tools lint ## everything, with the race detector; as root on Debian it installs what the tests need
 	$(GO) test -race -count=1 -timeout 5m ./...
 
 tools:
 	.ci/tools
+
+man: ## write docs/man/sockd-ctl.1 again, from the verbs
+	$(GO) run ./cmd/sockd-ctl man >docs/man/sockd-ctl.1.new
+	mv docs/man/sockd-ctl.1.new docs/man/sockd-ctl.1
 
 lint: ## gofmt, vet, staticcheck, and the man pages are those of the commands
 	@unformatted=$$(gofmt -l cmd ctl daemon families systemd) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted" >&2; exit 1; }
@@ -104,4 +127,4 @@ fuzz: ## let every fuzz law look for new inputs, FUZZTIME=30s each
 		for law in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			$(GO) test -run '^$$' -fuzz "^$$law\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
-.PHONY: demo test tools lint fuzz
+.PHONY: demo test tools man lint fuzz

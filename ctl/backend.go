@@ -25,10 +25,10 @@ type Backend interface {
 	Connect(ctx context.Context, c model.Caller, id model.ID, addr string) (model.Socket, error)
 	// Send reports the bytes that were taken, on error too.
 	Send(ctx context.Context, c model.Caller, id model.ID, data []byte, to string) (int, error)
-	// Recv takes one message, or one piece of a stream. undo gives it back to the
+	// Recv takes one message, or one piece of a stream, of what spec allows. undo gives it back to the
 	// front of the socket's queue, for a caller who left before it arrived; it is
 	// nil when nothing was taken.
-	Recv(ctx context.Context, c model.Caller, id model.ID, max int) (m model.Message, undo func(), err error)
+	Recv(ctx context.Context, c model.Caller, id model.ID, spec model.RecvSpec) (m model.Message, undo func(), err error)
 	Shutdown(ctx context.Context, c model.Caller, id model.ID, how string) (model.Socket, error)
 	// Options reads (nil value) and sets options in order; none reads all.
 	Options(ctx context.Context, c model.Caller, id model.ID, opts []Option) ([]Option, error)

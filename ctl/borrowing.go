@@ -87,6 +87,19 @@ func (c *Client) borrowSocket(ctx context.Context, id model.ID, done string, use
 	return out.Socket, err
 }
 
+// address is an ADDRESS of a verb in its two forms.
+type address struct {
+	text  string // in escaped form, as it goes over the wire
+	plain string // as the system takes it
+}
+
+// parseAddress reads an ADDRESS as the user wrote it. What it means is asked of the
+// daemon.
+func parseAddress(s string) (address, error) {
+	plain, err := families.Unescape(s)
+	return address{families.Escape(plain), plain}, err
+}
+
 // nothingSent makes a use of borrowSocket from a call that sends nothing.
 func nothingSent(f func(fd int) error) func(int) (*int64, error) {
 	return func(fd int) (*int64, error) { return nil, f(fd) }

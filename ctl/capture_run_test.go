@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
@@ -221,5 +225,55 @@ func TestCaptureParametersAreChecked(t *testing.T) {
 	} {
 		_, err := in.spec()
 		require.Equal(t, ExitUsage, ExitCode(err), name)
+	}
+}
+
+// A capture whose interface was deleted looked like one that had ended well: exit 0.
+func TestACaptureSaysWhatEndedIt(t *testing.T) {
+	const words = "capturing on eth7, link-type EN10MB, snapshot length 262144 bytes\n0 packets captured\n3 packets received by filter\n0 packets dropped by kernel\n"
+	for _, tt := range []struct {
+		name string
+		end  error
+		exit int
+		line string
+	}{
+		{"nothing but its own end", nil, ExitOK, ""},
+		{"somebody who closed it", net.ErrClosed, ExitOK, ""},
+		{
+			"the interface's end", &families.OpError{Op: "capture", Family: "packet", Addr: "eth7", Err: fmt.Errorf("the interface is gone: %w", syscall.ENODEV)},
+			ExitNotFound, "sockd-ctl: capture packet \"eth7\": the interface is gone: no such device (ENODEV)\n",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sh, b := mustShell(t)
+			b.EndCaptures(tt.end)
+			path := filepath.Join(t.TempDir(), "file.pcapng")
+			r := sh.run("", "capture", "-w", path, "eth7")
+			require.Equal(t, tt.exit, r.exit)
+			require.Equal(t, words+tt.line, r.stderr)
+			file, err := os.ReadFile(path)
+			require.NoError(t, err)
+			blocks := pcapng.NewReader(bytes.NewReader(file))
+			complete := false
+			for b := (pcapng.Block{}); err == nil; err = blocks.Next(&b) {
+				complete = complete || b.Type == pcapng.StatisticsBlock
+			}
+			require.ErrorIs(t, err, io.EOF)
+			require.True(t, complete, "the file has its statistics")
+
+			r = sh.run("", "--json", "capture", "-w", path, "eth7")
+			require.Equal(t, tt.exit, r.exit)
+			require.Contains(t, r.stdout, `"received":3`)
+		})
+	}
+}
+
+// tcpdump refuses -c 0; here it meant "no end".
+func TestACountOfNoPacketsIsRefused(t *testing.T) {
+	for count, ok := range map[string]bool{"0": false, "-1": false, "x": false, "1": true} {
+		fs := flag.NewFlagSet("capture", flag.ContinueOnError)
+		fs.SetOutput(io.Discard)
+		newCaptureFlags(fs)
+		require.Equal(t, ok, fs.Parse([]string{"-c", count}) == nil, count)
 	}
 }

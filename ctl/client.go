@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,7 +68,7 @@ func (e *Env) Dial(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialCtx, cancel := e.bound(ctx)
+	dialCtx, cancel := e.bound(ctx, "")
 	defer cancel()
 	conn, err := dialUnix(dialCtx, path)
 	if err != nil {
@@ -84,7 +85,10 @@ func dialUnix(ctx context.Context, path string) (*net.UnixConn, error) {
 		if err == nil {
 			return conn.(*net.UnixConn), nil
 		}
-		if !errors.Is(err, syscall.EAGAIN) {
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx) // the dialer does not tell the cause
+		case !errors.Is(err, syscall.EAGAIN):
 			return nil, err
 		}
 		select {
@@ -105,19 +109,23 @@ func (e *Env) dialError(path string, err error) error {
 		err = sys.Err
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return withHint(fmt.Errorf("control socket %s: %w", path, err), "usermod -aG sockd "+e.userName()+", then log in again")
+		return withHint(fmt.Errorf("control socket %s: %w", visible(path), err), "usermod -aG sockd "+e.userName()+", then log in again")
 	}
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTDIR) {
 		return &UnreachableError{Path: path, Err: err, hint: startHint(path)}
 	}
-	return fmt.Errorf("control socket %s: %w", path, err)
+	return fmt.Errorf("control socket %s: %w", visible(path), err)
 }
 
 func startHint(path string) string {
 	if path == SystemSocket {
 		return "systemctl start sockd.socket"
 	}
-	return "sockd --socket " + path
+	if visible(path) == path {
+		return "sockd --socket " + shellWord(path)
+	}
+	// What does not print stands as an escape, which takes the $'...' of bash and zsh.
+	return "sockd --socket $'" + visible(strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(path)) + "'"
 }
 
 // userName is the caller's name, or "NAME" where it has none.
@@ -160,18 +168,29 @@ func (e *Env) timeoutParameter() *int64 {
 	return &ns
 }
 
-// bound ends ctx some time after --timeout: the daemon says itself that the time
-// is up, unless it has stopped answering.
-func (e *Env) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if e.timeoutParameter() == nil {
+// bounded are the methods that are told --timeout: the daemon says itself that the
+// time is up.
+var bounded = map[string]bool{
+	"io.sockd.Manager.Accept": true, "io.sockd.Manager.Connect": true, "io.sockd.Manager.Recv": true, "io.sockd.Manager.Send": true,
+}
+
+// bound ends ctx after --timeout, and for a method that is told it some time
+// later: it is answered with the end of the time, unless the daemon has stopped
+// answering. So is a call that is not to wait: its answer must come at once, which
+// is not in no time.
+func (e *Env) bound(ctx context.Context, method string) (context.Context, context.CancelFunc) {
+	switch {
+	case e.timeoutParameter() == nil:
 		return context.WithCancel(ctx)
+	case bounded[method] || *e.Timeout == 0:
+		return context.WithTimeout(ctx, *e.Timeout+grace)
 	}
-	return context.WithTimeout(ctx, *e.Timeout+grace)
+	return context.WithTimeout(ctx, *e.Timeout)
 }
 
 // CallFiles is Call for a reply with descriptors, which are then the caller's.
 func (c *Client) CallFiles(ctx context.Context, method string, in, out any, fds ...int) ([]int, error) {
-	ctx, cancel := c.env.bound(ctx)
+	ctx, cancel := c.env.bound(ctx, method)
 	defer cancel()
 	var files []int
 	err := c.conn.Call(ctx, method, in, out, varlink.SendFiles(fds...), varlink.TakeFiles(&files))
@@ -199,14 +218,27 @@ func (c *Client) More(ctx context.Context, method string, in any, each func(json
 // Upgrade makes a call after whose reply the connection carries raw bytes. The
 // returned connection is the caller's, and c is of no more use.
 func (c *Client) Upgrade(ctx context.Context, method string, in, out any, fds ...int) (*net.UnixConn, error) {
-	ctx, cancel := c.env.bound(ctx)
+	conn, files, err := c.UpgradeFiles(ctx, method, in, out, fds...)
+	closeAll(files)
+	return conn, err
+}
+
+// UpgradeFiles is Upgrade for a reply with descriptors, which are then the caller's.
+func (c *Client) UpgradeFiles(ctx context.Context, method string, in, out any, fds ...int) (*net.UnixConn, []int, error) {
+	ctx, cancel := c.env.bound(ctx, method)
 	defer cancel()
-	conn, err := c.conn.Upgrade(ctx, method, in, out, varlink.SendFiles(fds...))
-	return conn, c.callError(method, err)
+	var files []int
+	conn, err := c.conn.Upgrade(ctx, method, in, out, varlink.SendFiles(fds...), varlink.TakeFiles(&files))
+	if err != nil {
+		closeAll(files)
+		return nil, nil, c.callError(method, err)
+	}
+	return conn, files, nil
 }
 
 // callError turns what a call failed with into a *RemoteError, when the daemon
-// answered it, or an *UnreachableError when it went away.
+// answered it, or an *UnreachableError when it went away. A daemon that ended the
+// connection and goes on is neither.
 func (c *Client) callError(method string, err error) error {
 	var answered *varlink.Error
 	if errors.As(err, &answered) {
@@ -214,11 +246,40 @@ func (c *Client) callError(method string, err error) error {
 		return remoteError(method, answered.Name, raw)
 	}
 	for _, gone := range []error{io.ErrUnexpectedEOF, io.EOF, syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed} {
-		if errors.Is(err, gone) {
-			return &UnreachableError{Path: c.path, Err: errors.New("sockd ended the connection"), hint: startHint(c.path)}
+		if !errors.Is(err, gone) {
+			continue
 		}
+		if c.daemonLives() {
+			return &EndedError{Method: method, hint: logHint(c.path)}
+		}
+		return &UnreachableError{Path: c.path, Err: errors.New("sockd ended the connection and is gone"), hint: startHint(c.path)}
 	}
 	return err
+}
+
+// reachPatience bounds how long a daemon is asked whether it is still there.
+const reachPatience = 2 * time.Second
+
+// daemonLives asks on another connection. It is not bounded by the call, whose
+// time may be up.
+func (c *Client) daemonLives() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), reachPatience)
+	defer cancel()
+	conn, err := dialUnix(ctx, c.path)
+	if err != nil {
+		return false
+	}
+	other := varlink.NewClient(conn)
+	defer other.Close()
+	return other.Call(ctx, "org.varlink.service.GetInfo", nil, nil) == nil
+}
+
+// logHint shows what the daemon of the host had to say.
+func logHint(path string) string {
+	if path == SystemSocket {
+		return "journalctl -u sockd.service"
+	}
+	return ""
 }
 
 func closeAll(fds []int) {

@@ -1,11 +1,14 @@
 package ctl
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -125,6 +128,77 @@ func TestADaemonThatDiesInsideACall(t *testing.T) {
 	require.NoError(t, <-done)
 	require.Equal(t, ExitUnreachable, r.exit, r.stderr)
 	require.Contains(t, r.stderr, "sockd ended the connection")
+}
+
+// A daemon that only ended the connection was said to be away (exit 5), with the
+// hint to start it.
+func TestADaemonThatEndsAConnectionIsStillThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "io.sockd")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		defer l.Close()
+		first, err := l.Accept()
+		if err == nil {
+			err = first.Close()
+		}
+		var second net.Conn
+		if err == nil {
+			second, err = l.Accept()
+		}
+		if err == nil {
+			defer second.Close()
+			_, err = bufio.NewReader(second).ReadString(0)
+		}
+		if err == nil {
+			_, err = second.Write([]byte("{\"parameters\":{}}\x00"))
+		}
+		done <- err
+	}()
+	r := newShell(t, path).run("", "accept", "1")
+	require.NoError(t, <-done)
+	require.Equal(t, ExitFailed, r.exit, r.stderr)
+	require.Equal(t, "sockd-ctl: io.sockd.Manager.Accept: sockd ended the connection before it answered\n", r.stderr)
+}
+
+// A line feed in the path was printed as it is in the hint, and as "; " above it.
+func TestAPathThatDoesNotPrintIsEscaped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a\nb\x1b'c")
+	r := newShell(t, path).run("", "ls")
+	require.Equal(t, ExitUnreachable, r.exit)
+	require.Contains(t, r.stderr, `/a\x0ab\x1b'c: no such file`)
+	require.Contains(t, r.stderr, "\n  sockd --socket $'"+filepath.Dir(path)+`/a\x0ab\x1b\'c'`)
+	require.Equal(t, 2, strings.Count(r.stderr, "\n"), r.stderr)
+}
+
+// attach, and all that wait in the daemon without being told how long, ignored it.
+func TestTimeoutBoundsAttach(t *testing.T) {
+	sh, _ := mustShell(t)
+	sh.must("open", "inet", "stream")
+	stdin, end, err := os.Pipe() // nobody types
+	require.NoError(t, err)
+	defer stdin.Close()
+	defer end.Close()
+	e := sh.env
+	timeout := 20 * time.Millisecond
+	e.Stdin, e.Stdout, e.Stderr, e.Timeout = stdin, io.Discard, io.Discard, &timeout
+	err = runVerb(t.Context(), t, &e, []string{"attach", "1"})
+	require.Equal(t, ExitTimedOut, ExitCode(err), "%v", err)
+}
+
+func TestTimeoutBoundsTheReadingOfStdin(t *testing.T) {
+	sh, _ := mustShell(t)
+	sh.must("open", "inet", "stream")
+	stdin, end, err := os.Pipe() // nobody types
+	require.NoError(t, err)
+	defer stdin.Close()
+	defer end.Close()
+	e := sh.env
+	timeout := 20 * time.Millisecond
+	e.Stdin, e.Stdout, e.Stderr, e.Timeout = stdin, io.Discard, io.Discard, &timeout
+	err = runVerb(t.Context(), t, &e, []string{"send", "1"})
+	require.Equal(t, ExitTimedOut, ExitCode(err), "%v", err)
 }
 
 // --timeout is the daemon's to keep, but a daemon that hangs must not hang its

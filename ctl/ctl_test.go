@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sockd/sockd/ctl/ctltest"
+	"github.com/sockd/sockd/families/model"
 	"github.com/stretchr/testify/require"
 )
 
@@ -88,7 +89,7 @@ func runVerb(ctx context.Context, tb testing.TB, e *Env, line []string) error {
 		case "--json":
 			e.JSON = true
 		case "--timeout":
-			d, err := ParseDuration(line[1])
+			d, err := model.ParseDuration(line[1])
 			require.NoError(tb, err)
 			e.Timeout, line = &d, line[1:]
 		}

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"io"
 	"time"
 )
@@ -10,8 +11,11 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	StdoutTerminal bool // stdout is a terminal: widths, live counters
-	Getenv         func(string) string
-	Getuid         func() int
+	// ReaderGone waits until nobody reads stdout any more, and tells so; false when
+	// ctx ends before. nil: nobody can tell.
+	ReaderGone func(ctx context.Context) bool
+	Getenv     func(string) string
+	Getuid     func() int
 
 	// The global flags.
 	Socket   string // --socket

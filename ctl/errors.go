@@ -139,13 +139,27 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("control socket %s: %v", e.Path, e.Err)
+	return fmt.Sprintf("control socket %s: %v", visible(e.Path), e.Err)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Hint is how the daemon is started.
 func (e *UnreachableError) Hint() string { return e.hint }
+
+// EndedError says that the daemon ended the connection within a call, and goes on:
+// whether the call was done is not known.
+type EndedError struct {
+	Method string
+	hint   string
+}
+
+func (e *EndedError) Error() string {
+	return e.Method + ": sockd ended the connection before it answered"
+}
+
+// Hint is where the daemon may have said why.
+func (e *EndedError) Hint() string { return e.hint }
 
 // SignalError is the cause with which sockd-ctl cancels a verb's context when a
 // signal comes: exit 130 for SIGINT, 143 for SIGTERM.
@@ -182,7 +196,7 @@ func describe(err error) *RemoteError {
 		}
 		return &r
 	}
-	r := &RemoteError{Message: plainWords(err), Hint: hintOf(err)}
+	r := &RemoteError{Message: plainWords(joined(err)), Hint: hintOf(err)}
 	r.Name, r.Exit = classify(err)
 	var errno syscall.Errno
 	switch {
@@ -199,12 +213,29 @@ func describe(err error) *RemoteError {
 }
 
 // plainWords says an error in words that are not Go's.
-func plainWords(err error) string {
+func plainWords(s string) string {
 	return strings.NewReplacer(
 		context.DeadlineExceeded.Error(), "timed out",
 		context.Canceled.Error(), "the call was ended",
 		net.ErrClosed.Error(), "the socket was closed",
-	).Replace(err.Error())
+	).Replace(s)
+}
+
+// joined is an error's text. Those that errors.Join put together, each on a line
+// of its own, have a semicolon between: a line feed in a message is part of a name.
+func joined(err error) string {
+	several, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return err.Error()
+	}
+	var texts, lines []string
+	for _, e := range several.Unwrap() {
+		texts, lines = append(texts, joined(e)), append(lines, e.Error())
+	}
+	if strings.Join(lines, "\n") != err.Error() {
+		return err.Error() // fmt.Errorf with several %w
+	}
+	return strings.Join(texts, "; ")
 }
 
 // classify finds an error's wire name and exit code.
@@ -327,12 +358,12 @@ func PrintError(w io.Writer, err error, asJSON bool) {
 		printErrorJSON(w, r)
 		return
 	}
-	line := "sockd-ctl: " + cell(oneLine(r.Message))
+	line := "sockd-ctl: " + visible(r.Message)
 	if r.Errno != "" {
 		line += " (" + r.Errno + ")"
 	}
 	if r.Hint != "" {
-		line += "\n  " + r.Hint
+		line += "\n  " + visible(r.Hint)
 	}
 	fmt.Fprintln(w, line)
 }
@@ -348,6 +379,3 @@ func printErrorJSON(w io.Writer, r *RemoteError) {
 	}{r.Name, r.wire()})
 	_, _ = w.Write(line.Bytes()) // stderr: there is nobody left to tell
 }
-
-// oneLine keeps a message that joins several errors on one line.
-func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

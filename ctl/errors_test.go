@@ -142,6 +142,8 @@ func TestPrintError(t *testing.T) {
 		{"the hint below", withHint(taken, "ip addr add 203.0.113.9 dev eth0"), false,
 			"sockd-ctl: bind inet \"203.0.113.9:80\": cannot assign requested address (EADDRNOTAVAIL)\n  ip addr add 203.0.113.9 dev eth0\n"},
 		{"several errors on one line", errors.Join(errors.New("one"), errors.New("two")), false, "sockd-ctl: one; two\n"},
+		{"a line feed in a name is no end of an error", errors.New("open a\nb"), false, "sockd-ctl: open a\\x0ab\n"},
+		{"no escape sequences in a hint", withHint(errors.New("no"), "rm a\nb"), false, "sockd-ctl: no\n  rm a\\x0ab\n"},
 		{"no escape sequences for the terminal", errors.New("path \x1b[2J"), false, "sockd-ctl: path \\x1b[2J\n"},
 		{"a timeout in plain words", fmt.Errorf("recv inet: %w", context.DeadlineExceeded), false, "sockd-ctl: recv inet: timed out\n"},
 		{"as JSON", withHint(taken, "h<i>nt"), true,

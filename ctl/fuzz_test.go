@@ -42,8 +42,8 @@ func (b impatient) Accept(ctx context.Context, c model.Caller, id model.ID) (mod
 	return b.Backend.Accept(now(ctx), c, id)
 }
 
-func (b impatient) Recv(ctx context.Context, c model.Caller, id model.ID, max int) (model.Message, func(), error) {
-	return b.Backend.Recv(now(ctx), c, id, max)
+func (b impatient) Recv(ctx context.Context, c model.Caller, id model.ID, spec model.RecvSpec) (model.Message, func(), error) {
+	return b.Backend.Recv(now(ctx), c, id, spec)
 }
 
 func (b impatient) Watch(_ context.Context, _ model.Caller, f func(model.Event) error) error {

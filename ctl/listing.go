@@ -115,7 +115,7 @@ func (e *Env) list(ctx context.Context, kind string) (Listing, error) {
 		return Listing{}, err
 	}
 	defer c.Close()
-	ctx, cancel := e.bound(ctx)
+	ctx, cancel := e.bound(ctx, "io.sockd.Manager.List")
 	defer cancel()
 	var l Listing
 	err = c.More(ctx, "io.sockd.Manager.List", listIn{kinds}, func(raw json.RawMessage) error {

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 )
 
@@ -171,30 +172,19 @@ func writePadded(w io.Writer, rows [][]string) error {
 	return err
 }
 
-// cell makes a value safe to stand in a table: a unix path may hold a newline, a
-// tab, or an escape sequence for the terminal.
+// cell makes a value safe to stand in a table.
 func cell(s string) string {
 	if s == "" {
 		return unnamed
 	}
-	safe := func(r rune) bool { return r >= 0x20 && r != 0x7f && (r < 0x80 || r > 0x9f) && r != utf8.RuneError }
-	if strings.IndexFunc(s, func(r rune) bool { return !safe(r) }) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if safe(r) {
-			b.WriteString(s[i : i+n])
-		} else {
-			for _, c := range []byte(s[i : i+n]) {
-				fmt.Fprintf(&b, `\x%02x`, c)
-			}
-		}
-		i += n
-	}
-	return b.String()
+	return visible(s)
 }
+
+// Visible makes text safe to stand on a line: a path may hold a newline, a tab, or
+// an escape sequence for the terminal. Bytes that do not print become \xNN.
+func Visible(s string) string { return visible(s) }
+
+func visible(s string) string { return families.Printable(s) }
 
 // fieldNames are the JSON names of an object's fields in their order, and uid
 // and gid, which are the owner's.
@@ -252,7 +242,7 @@ func fieldText(v reflect.Value) string {
 		}
 		return x.UTC().Format(time.RFC3339)
 	case time.Duration:
-		return FormatDuration(x)
+		return model.FormatDuration(x)
 	case model.Drops:
 		return pairs(x)
 	case map[string]string:

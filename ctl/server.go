@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -48,6 +49,9 @@ type ServerOptions struct {
 	// Served, when set, is told of each call after it, with the error it was
 	// answered with. It is called from the connection's goroutine.
 	Served func(c model.Caller, method string, err error)
+	// Starved, when set, is told of each caller whose connection could not be
+	// accepted, for want of descriptors as a rule, and whether it was told so.
+	Starved func(err error, told bool)
 }
 
 // NewServer makes a server of b. It panics when an interface description does not
@@ -60,6 +64,7 @@ func NewServer(b Backend, o ServerOptions) *Server {
 	s.varlink.Authorize = func(c varlink.Creds, method string) error {
 		return b.Authorize(modelCaller(c), method)
 	}
+	s.varlink.Starved = o.Starved
 	if o.Served != nil {
 		s.varlink.Served = func(c varlink.Creds, method string, err error) { o.Served(modelCaller(c), method, err) }
 	}
@@ -131,13 +136,21 @@ func (s *Server) request(c *varlink.ServerCall) request {
 	return request{Backend: s.backend, caller: s.caller(c), call: c}
 }
 
-// takeFile takes the descriptor that a parameter names, or model.NoFD for none.
-// The caller owns it.
-func (r request) takeFile(index *int) (int, error) {
+// takeFile takes the descriptor that the parameter descriptor names, or model.NoFD
+// for none. The caller owns it.
+func (r request) takeFile(index *int) (int, error) { return r.takeFileOf("descriptor", index) }
+
+// takeFileOf is takeFile for a parameter of another name.
+func (r request) takeFileOf(parameter string, index *int) (int, error) {
 	if index == nil {
 		return model.NoFD, nil
 	}
-	return r.call.TakeFile(*index)
+	fd, err := r.call.TakeFile(*index)
+	var invalid *varlink.InvalidParameterError
+	if errors.As(err, &invalid) {
+		return model.NoFD, &varlink.InvalidParameterError{Parameter: parameter, Why: invalid.Why}
+	}
+	return fd, err
 }
 
 // unary makes a method of the common kind: parameters in, one reply out.

@@ -3,7 +3,29 @@ package ctl
 import (
 	"context"
 	"io"
+	"syscall"
 )
+
+// whileRead is ctx, which ends with the *SignalError of a SIGPIPE as its cause when
+// stdout has lost its reader. A verb that prints rarely would learn of that only with
+// what it prints next. stop waits for what looks.
+func (e *Env) whileRead(ctx context.Context) (_ context.Context, stop func()) {
+	if e.ReaderGone == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if e.ReaderGone(ctx) {
+			cancel(&SignalError{syscall.SIGPIPE})
+		}
+	}()
+	return ctx, func() {
+		cancel(context.Canceled)
+		<-done
+	}
+}
 
 // interruptible is a reader whose reads end with ctx: nothing else takes a verb
 // out of a read from a terminal. A read that was left goes on in the background,

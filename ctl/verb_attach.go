@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -25,8 +24,13 @@ type attachIn struct {
 	HalfClose  *int64    `json:"half_close,omitempty"`
 }
 
+type attachOut struct {
+	Socket  model.Socket `json:"socket"`
+	Outcome *int         `json:"outcome,omitempty"`
+}
+
 var _ = addMethod(method{
-	name: "io.sockd.Manager.Attach", in: attachIn{}, out: socketOut{}, upgrade: true,
+	name: "io.sockd.Manager.Attach", in: attachIn{}, out: attachOut{}, upgrade: true,
 	serve: serveAttach,
 })
 
@@ -46,11 +50,18 @@ func serveAttach(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	defer a.Close()
-	conn, err := c.Upgrade(socketOut{a.Socket()})
+	outcome, err := newOutcome()
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	defer outcome.close()
+	conn, err := c.Upgrade(attachOut{a.Socket(), new(int)}, outcome.reader) // the message's first
 	if err != nil {
 		return err
 	}
-	return a.Run(ctx, conn)
+	err = a.Run(ctx, conn, c.Gone())
+	outcome.tell(err)
+	return err
 }
 
 // attachSpec reads the parameters. On success its descriptor is the caller's.
@@ -74,7 +85,8 @@ var _ = register(Verb{
 	Name:  "attach",
 	Args:  "ID|ENDPOINT",
 	Short: "join stdin and stdout to a socket",
-	Long: `Joins stdin and stdout to an open socket, or to an ENDPOINT that is dialled for it and closed afterwards. The end of stdin is sent to the peer as the end of the stream; attach itself ends when the peer ends.
+	Long: `Joins stdin and stdout to an open socket, or to an ENDPOINT that is dialled for it and closed afterwards. The end of stdin is sent to the peer as the end of the stream; attach itself ends when the peer ends. How it ended is the exit code: a peer that resets the connection is 8 (ECONNRESET), a socket that somebody closes 3.
+A sockd-ctl that is killed has not ended its stdin: the peer gets what was sent, but no end of the stream, and the socket stays as it is for others.
 While it is attached, the send, recv and attach of others on the socket are "in use" (exit 7).
 --keep-open does not pass the end of stdin on. --half-close ends the whole that long after one side has ended.`,
 	Examples: []string{
@@ -91,6 +103,8 @@ While it is attached, the send, recv and attach of others on the socket are "in 
 			if err := wantArgs("attach", args, 1, 1); err != nil {
 				return err
 			}
+			ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+			defer cancel()
 			in := attachIn{KeepOpen: keep}
 			if half > 0 {
 				ns := int64(half)
@@ -109,8 +123,8 @@ While it is attached, the send, recv and attach of others on the socket are "in 
 // target reads ID or ENDPOINT. A unix endpoint is connected here, with the
 // caller's own rights, and its descriptor goes along.
 func (in *attachIn) target(ctx context.Context, e *Env, s string) (fds []int, err error) {
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
-		in.ID = (*model.ID)(&n)
+	if id, ok := model.ParseID(s); ok {
+		in.ID = &id
 		return nil, nil
 	}
 	ep, err := families.ParseEndpoint(s)
@@ -123,7 +137,8 @@ func (in *attachIn) target(ctx context.Context, e *Env, s string) (fds []int, er
 		return nil, err
 	}
 	if !borrow.IsLocal(ep.Network) {
-		in.Endpoint = &s
+		text := ep.String() // whatever bytes s has: JSON takes UTF-8 alone
+		in.Endpoint = &text
 		return nil, nil
 	}
 	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
@@ -148,14 +163,23 @@ func attach(ctx context.Context, e *Env, in attachIn, fds []int) error {
 		return err
 	}
 	defer c.Close()
-	conn, err := c.Upgrade(ctx, "io.sockd.Manager.Attach", in, nil, fds...)
+	var out attachOut
+	conn, files, err := c.UpgradeFiles(ctx, "io.sockd.Manager.Attach", in, &out, fds...)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	outcome, err := takeOutcome("attach", out.Outcome, files)
+	if err != nil {
+		return err
+	}
+	defer outcome.Close()
+	stop := context.AfterFunc(ctx, func() { _, _ = conn.Close(), outcome.Close() })
 	defer stop()
 	err = join(e, conn)
+	if err == nil {
+		err = c.readOutcome("io.sockd.Manager.Attach", outcome)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -168,6 +192,7 @@ func join(e *Env, conn *net.UnixConn) error {
 	go sendStdin(conn, e.Stdin)
 	_, err := io.Copy(e.Stdout, conn)
 	// A peer that ends before it took all of stdin shows as a reset of this side.
+	// What it was, the outcome tells.
 	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("attach: %w", err)
 	}

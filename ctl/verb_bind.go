@@ -29,7 +29,9 @@ var _ = register(Verb{
 	Short: "bind a socket and print the bound address",
 	Long: `Binds a socket to ADDRESS, written without its network: 127.0.0.1:80, [::1]:80 or :80 for inet and inet6, a path or @name for local, IFNAME[/ETHERTYPE] for packet. Port 0 lets the system choose; what it chose is printed.
 
-A path or @name is bound by sockd-ctl itself, with its user's rights: the file belongs to that user. A path that is left from a socket on which nobody listens any more is replaced; a live one is "address already in use".`,
+A path or @name is bound by sockd-ctl itself, with its user's rights: the file belongs to that user. A path that is left from a socket that nobody has any more is replaced; one that somebody has bound, listening or not yet, is "address already in use". A path has at most 108 bytes, an abstract name 107 after the @.
+
+In ADDRESS, wherever one is read or printed, \, is a comma, \\ a backslash, and \xNN any byte.`,
 	Examples: []string{
 		"sockd-ctl bind 1 127.0.0.1:7000       # then: sockd-ctl listen 1",
 		"sockd-ctl bind 1 127.0.0.1:0          # the system chooses the port",
@@ -46,16 +48,20 @@ A path or @name is bound by sockd-ctl itself, with its user's rights: the file b
 			if err != nil {
 				return err
 			}
+			addr, err := parseAddress(args[1])
+			if err != nil {
+				return err
+			}
 			c, err := e.Dial(ctx)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
 			var out socketOut
-			err = c.Call(ctx, "io.sockd.Manager.Bind", bindIn{id, args[1]}, &out)
+			err = c.Call(ctx, "io.sockd.Manager.Bind", bindIn{id, addr.text}, &out)
 			if mustBorrow(err) {
 				out.Socket, err = c.borrowSocket(ctx, id, "bind", nothingSent(func(fd int) error {
-					return borrow.Bind(fd, args[1])
+					return borrow.Bind(fd, addr.plain)
 				}))
 			}
 			if err != nil {

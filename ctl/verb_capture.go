@@ -1,7 +1,9 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/ctl/varlink"
@@ -25,6 +28,8 @@ import (
 //	          <══ what is on its way, then statistics
 //	          <── end ───────────────────────
 
+const captureMethod = "io.sockd.Capture.Start"
+
 type captureIn struct {
 	Source    string  `json:"source"`
 	Filter    *string `json:"filter,omitempty"`
@@ -37,10 +42,11 @@ type captureIn struct {
 
 type captureOut struct {
 	Capture model.Capture `json:"capture"`
+	Outcome *int          `json:"outcome,omitempty"`
 }
 
 var _ = addMethod(method{
-	name: "io.sockd.Capture.Start", in: captureIn{}, out: captureOut{}, upgrade: true,
+	name: captureMethod, in: captureIn{}, out: captureOut{}, upgrade: true,
 	serve: serveCapture,
 })
 
@@ -58,11 +64,21 @@ func serveCapture(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	defer capture.Close()
-	conn, err := c.Upgrade(captureOut{capture.View()})
+	outcome, err := newOutcome()
+	if err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	defer outcome.close()
+	conn, err := c.Upgrade(captureOut{capture.View(), new(int)}, outcome.reader) // the message's first
 	if err != nil {
 		return err
 	}
-	return runCapture(ctx, capture, conn)
+	err = runCapture(ctx, capture, conn)
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // somebody has closed the capture: the file is complete, and that is no failure
+	}
+	outcome.tell(err)
+	return err
 }
 
 // maxSnaplen is the longest packet that a capture keeps, as in tcpdump.
@@ -145,9 +161,9 @@ type captureFlags struct {
 func newCaptureFlags(fs *flag.FlagSet) *captureFlags {
 	f := &captureFlags{}
 	fs.Var(listValue{&f.sources}, "i", "capture on `SOURCE`; then every word is filter")
-	fs.StringVar(&f.write, "w", "", "write pcapng to `FILE`, - is standard output")
-	fs.Func("c", "end after `N` packets", countFlag(&f.count, 1<<62))
-	fs.Func("s", "keep the first `SNAPLEN` bytes of each packet (262144)", countFlag(&f.snaplen, maxSnaplen))
+	fs.Func("w", "write pcapng to `FILE`, - is standard output", f.setWrite)
+	fs.Func("c", "end after `N` packets", countFlag(&f.count, 1, 1<<62))
+	fs.Func("s", "keep the first `SNAPLEN` bytes of each packet (262144)", countFlag(&f.snaplen, 0, maxSnaplen))
 	fs.Func("Q", "only packets that go in, out or inout: `WAY`", f.setDirection)
 	fs.BoolVar(&f.noPromisc, "p", false, "leave out packets for other hosts")
 	fs.Var(durationValue{d: &f.duration}, "duration", "end after `D`")
@@ -160,6 +176,14 @@ func newCaptureFlags(fs *flag.FlagSet) *captureFlags {
 	fs.BoolVar(&f.packets.ASCII, "A", false, "as text")
 	fs.Var(countValue{&f.packets.Times}, "t", "no time; -tt seconds, -ttt since the one before, -tttt with the date, -ttttt since the first")
 	return f
+}
+
+func (f *captureFlags) setWrite(s string) error {
+	if s == "" {
+		return errors.New("want a file's name, or -")
+	}
+	f.write = s
+	return nil
 }
 
 // switchValue is a switch that may be given several times (-nn).
@@ -177,12 +201,12 @@ func (v *switchValue) Set(string) error { *v.on = true; return nil }
 // IsBoolFlag tells the flag parser that no argument follows.
 func (v *switchValue) IsBoolFlag() bool { return true }
 
-// countFlag reads a number from 0 to most.
-func countFlag(to *int64, most int64) func(string) error {
+// countFlag reads a number from least to most.
+func countFlag(to *int64, least, most int64) func(string) error {
 	return func(s string) error {
 		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < 0 || n > most {
-			return fmt.Errorf("want a number up to %d", most)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("want a number from %d to %d", least, most)
 		}
 		*to = n
 		return nil
@@ -206,7 +230,7 @@ var _ = register(Verb{
 
 Packets are printed as tcpdump -n prints them, or with -w written as pcapng. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64). With --json no packet is printed, and at the end the capture as one object.
 
-Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
+Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. So it is after --timeout, which is exit 6, and when the interface is deleted, which is exit 3. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
 	Examples: []string{
 		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
 		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
@@ -280,31 +304,53 @@ func (f *captureFlags) check(e *Env) error {
 // startCapture starts a capture and runs it to its end. The file is opened after
 // the daemon has agreed: a capture that is refused leaves an older file alone.
 func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) error {
+	if f.write == "" || f.write == "-" {
+		read, stop := e.whileRead(ctx)
+		defer stop()
+		ctx = read
+	}
+	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+	defer cancel()
 	c, err := e.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	var out captureOut
-	conn, err := c.Upgrade(ctx, "io.sockd.Capture.Start", in, &out)
+	conn, files, err := c.UpgradeFiles(ctx, captureMethod, in, &out)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	outcome, err := takeOutcome("capture", out.Outcome, files)
+	if err != nil {
+		return err
+	}
+	defer outcome.Close()
 	file, err := f.open(e)
 	if err != nil {
 		return err
 	}
 	run := &captureRun{e: e, flags: f, capture: out.Capture, file: file}
 	err = run.copy(ctx, conn)
+	if err == nil {
+		err = c.readOutcome(captureMethod, outcome)
+	}
 	if file != nil && file != e.Stdout {
 		if closeErr := file.(io.Closer).Close(); err == nil && closeErr != nil {
 			err = closeErr
 		}
 	}
+	var signal *SignalError
+	if errors.As(context.Cause(ctx), &signal) && signal.Signal == syscall.SIGPIPE {
+		return signal // nobody reads, so there is nothing to sum up
+	}
 	run.summary()
-	if err == nil && e.JSON {
-		return e.printJSON(run.capture)
+	if e.JSON && run.ended { // what was captured, also when something else ended it
+		err = cmp.Or(err, e.printJSON(run.capture))
+	}
+	if err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("capture %s: %w", run.capture.Source, ctx.Err())
 	}
 	return err
 }

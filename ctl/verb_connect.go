@@ -43,7 +43,11 @@ A path or @name is connected by sockd-ctl itself, with its user's rights: the pe
 			if err != nil {
 				return err
 			}
-			s, err := connectSocket(ctx, e, id, args[1])
+			addr, err := parseAddress(args[1])
+			if err != nil {
+				return err
+			}
+			s, err := connectSocket(ctx, e, id, addr)
 			if err != nil {
 				return err
 			}
@@ -52,19 +56,19 @@ A path or @name is connected by sockd-ctl itself, with its user's rights: the pe
 	},
 })
 
-func connectSocket(ctx context.Context, e *Env, id model.ID, addr string) (model.Socket, error) {
+func connectSocket(ctx context.Context, e *Env, id model.ID, addr address) (model.Socket, error) {
 	c, err := e.Dial(ctx)
 	if err != nil {
 		return model.Socket{}, err
 	}
 	defer c.Close()
 	var out socketOut
-	err = c.Call(ctx, "io.sockd.Manager.Connect", connectIn{id, addr, e.timeoutParameter()}, &out)
+	err = c.Call(ctx, "io.sockd.Manager.Connect", connectIn{id, addr.text, e.timeoutParameter()}, &out)
 	if mustBorrow(err) {
 		out.Socket, err = c.borrowSocket(ctx, id, "connect", nothingSent(func(fd int) error {
 			ctx, cancel := withTimeout(ctx, e.timeoutParameter())
 			defer cancel()
-			return borrow.Connect(ctx, fd, addr)
+			return borrow.Connect(ctx, fd, addr.plain)
 		}))
 	}
 	return out.Socket, err

@@ -31,7 +31,7 @@ var _ = register(Verb{
 	Name:  "opt",
 	Args:  "ID [NAME[=VALUE]]...",
 	Short: "read and set socket options",
-	Long: `Reads a socket's options, or sets them, in the order in which they are given, and prints what each is then as NAME=VALUE, one a line. Without NAME it prints all that the socket has.
+	Long: `Reads a socket's options, or sets them, in the order in which they are given, and prints what each is then as NAME=VALUE, one a line. Without NAME it prints all that the socket has, but for so_error, which reading clears.
 Names are those of socket(7), tcp(7), ip(7), packet(7) and so on in lower case: so_rcvbuf, tcp_nodelay. Some values the kernel changes: it doubles so_rcvbuf.`,
 	Examples: []string{
 		"sockd-ctl opt 2                       # all of them",

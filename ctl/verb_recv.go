@@ -7,7 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"syscall"
 
+	"github.com/sockd/sockd/ctl/borrow"
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 )
@@ -17,32 +19,36 @@ import (
 const MaxInline = 512 << 10
 
 type recvIn struct {
-	ID      model.ID `json:"id"`
-	Max     *int     `json:"max,omitempty"`
-	Timeout *int64   `json:"timeout,omitempty"`
+	ID         model.ID `json:"id"`
+	Max        *int     `json:"max,omitempty"`
+	Timeout    *int64   `json:"timeout,omitempty"`
+	Descriptor *int     `json:"descriptor,omitempty"`
 }
 
 type recvOut struct {
-	Data      []byte `json:"data"`
-	Bytes     int    `json:"bytes"`
-	FullBytes int    `json:"full_bytes"`
-	From      string `json:"from"`
-	EOF       bool   `json:"eof"`
+	Data         []byte `json:"data"`
+	Bytes        int    `json:"bytes"`
+	FullBytes    int    `json:"full_bytes"`
+	From         string `json:"from"`
+	EOF          bool   `json:"eof"`
+	InDescriptor *bool  `json:"in_descriptor,omitempty"`
 }
 
 var _ = addMethod(unary("io.sockd.Manager.Recv", serveRecv))
 
 func serveRecv(ctx context.Context, r request, in recvIn) (recvOut, error) {
-	room := MaxInline
-	if in.Max != nil {
-		room = *in.Max
+	memfd, err := r.takeFile(in.Descriptor)
+	if err != nil {
+		return recvOut{}, err
 	}
-	if room < 1 || room > MaxInline {
-		return recvOut{}, fmt.Errorf("recv at most %d bytes: want 1 to %d: %w", room, MaxInline, families.ErrSyntax)
+	defer closeFile(memfd)
+	spec, err := in.spec(memfd)
+	if err != nil {
+		return recvOut{}, err
 	}
 	ctx, cancel := withTimeout(ctx, in.Timeout)
 	defer cancel()
-	m, undo, err := r.Recv(ctx, r.caller, in.ID, room)
+	m, undo, err := r.Recv(ctx, r.caller, in.ID, spec)
 	if undo != nil {
 		r.call.OnUndelivered(undo)
 	}
@@ -51,17 +57,73 @@ func serveRecv(ctx context.Context, r request, in recvIn) (recvOut, error) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, families.ErrCut) {
 		return recvOut{}, err
 	}
-	return recvOut{
+	out := recvOut{
 		Data: append([]byte{}, m.Data...), Bytes: len(m.Data), FullBytes: max(m.Full, len(m.Data)),
 		From: m.From, EOF: m.EOF || errors.Is(err, io.EOF),
-	}, nil
+	}
+	if len(m.Data) > MaxInline {
+		return out.passed(memfd)
+	}
+	return out, nil
+}
+
+// spec is how much may be received, with what it comes by.
+func (in recvIn) spec(memfd int) (model.RecvSpec, error) {
+	spec := model.RecvSpec{Max: orZero(in.Max), Room: MaxInline}
+	if memfd >= 0 {
+		spec.Room = maxMessage
+		if err := checkMemfd("recv", memfd); err != nil {
+			return spec, err
+		}
+	}
+	if in.Max != nil && (spec.Max < 1 || spec.Max > spec.Room) {
+		return spec, fmt.Errorf("recv at most %d bytes: want 1 to %d: %w", spec.Max, spec.Room, families.ErrSyntax)
+	}
+	return spec, nil
+}
+
+// passed writes the data into the caller's memfd. On error the message goes back
+// to where it came from, since it is not answered.
+func (out recvOut) passed(memfd int) (recvOut, error) {
+	for n := 0; n < len(out.Data); {
+		did, err := syscall.Pwrite(memfd, out.Data[n:], int64(n))
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return recvOut{}, fmt.Errorf("recv: write %d bytes into the memfd: %w", out.Bytes, err)
+		}
+		n += did
+	}
+	yes := true
+	out.Data, out.InDescriptor = []byte{}, &yes
+	return out, nil
+}
+
+// fetch has the data in place, wherever it came.
+func (out *recvOut) fetch(memfd int) error {
+	if !orZero(out.InDescriptor) {
+		return nil
+	}
+	if out.Bytes < 0 || out.Bytes > maxMessage {
+		return fmt.Errorf("recv: the answer tells of %d bytes", out.Bytes)
+	}
+	data, err := pread(memfd, make([]byte, out.Bytes))
+	if err != nil {
+		return err
+	}
+	if len(data) < out.Bytes {
+		return fmt.Errorf("recv: %d of %d bytes are in the memfd: %w", len(data), out.Bytes, io.ErrUnexpectedEOF)
+	}
+	out.Data, out.InDescriptor = data, nil
+	return nil
 }
 
 var _ = register(Verb{
 	Name:  "recv",
 	Args:  "ID",
 	Short: "receive one message, or a piece of a stream",
-	Long: `Waits until there is something to receive, and writes one message, or one read of a stream, to stdout byte for byte. At the end of a stream the exit code is 9. A message that did not fit --max is written as far as it did, and the exit code is 8.
+	Long: `Waits until there is something to receive, and writes one message, or one read of a stream, to stdout byte for byte. At the end of a stream the exit code is 9. A message comes whole, however long it is (up to 16 MiB); one that did not fit --max is written as far as it did, its rest is lost, and the exit code is 8.
 --timeout bounds the wait; 0 takes only what is there already, else the exit code is 6. A message that was taken for a caller who left goes to the next recv.`,
 	Examples: []string{
 		"sockd-ctl recv 2                      # the next message, or what the stream has",
@@ -76,7 +138,7 @@ var _ = register(Verb{
 type recvFlags struct{ from, hex bool }
 
 func setupRecv(fs *flag.FlagSet) Run {
-	size := fs.String("max", "", "take at most `SIZE` bytes (at most and without it 512k)")
+	size := fs.String("max", "", "take at most `SIZE` bytes of a message or a stream (up to 16M; without it a message as a whole)")
 	from := fs.Bool("from", false, "write the sender's address to stderr")
 	asHex := fs.Bool("hex", false, "write hex digits")
 	return func(ctx context.Context, e *Env, args []string) error {
@@ -91,8 +153,8 @@ func setupRecv(fs *flag.FlagSet) Run {
 		if in.Max, err = parseMax(*size); err != nil {
 			return err
 		}
-		var out recvOut
-		if err := e.call(ctx, "io.sockd.Manager.Recv", in, &out); err != nil {
+		out, err := receive(ctx, e, in)
+		if err != nil {
 			return err
 		}
 		if err := printReceived(e, out, recvFlags{*from, *asHex}); err != nil {
@@ -102,16 +164,30 @@ func setupRecv(fs *flag.FlagSet) Run {
 	}
 }
 
+// receive passes a memfd along, for a message that is too large for the answer.
+func receive(ctx context.Context, e *Env, in recvIn) (out recvOut, err error) {
+	memfd, err := borrow.Memfd(nil)
+	if err != nil {
+		return out, fmt.Errorf("recv %d: %w", in.ID, err)
+	}
+	defer closeFile(memfd)
+	in.Descriptor = new(int) // the message's first
+	if err := e.call(ctx, "io.sockd.Manager.Recv", in, &out, memfd); err != nil {
+		return out, err
+	}
+	return out, out.fetch(memfd)
+}
+
 func parseMax(size string) (*int, error) {
 	if size == "" {
 		return nil, nil
 	}
-	n, err := ParseSize(size)
+	n, err := model.ParseSize(size)
 	if err != nil {
 		return nil, err
 	}
-	if n < 1 || n > MaxInline {
-		return nil, &UsageError{Verb: "recv", Why: fmt.Sprintf("--max %s: want 1 to 512k", size)}
+	if n < 1 || n > maxMessage {
+		return nil, &UsageError{Verb: "recv", Why: fmt.Sprintf("--max %s: want 1 to 16M", size)}
 	}
 	room := int(n)
 	return &room, nil

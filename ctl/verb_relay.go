@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/ctl/borrow"
@@ -21,7 +22,8 @@ type relayOut struct {
 	Relay model.Relay `json:"relay"`
 }
 
-// relayDir is a unix path to dial: the descriptor of its directory.
+// relayDir is a unix path to dial: the descriptor of its directory, and the name in
+// it in escaped form.
 type relayDir struct {
 	To         int    `json:"to"`
 	Descriptor int    `json:"descriptor"`
@@ -72,7 +74,7 @@ func (s relaySettings) apply(spec *model.RelaySpec) error {
 		if d.from == nil {
 			continue
 		}
-		if *d.from < int64(NoLimit) {
+		if *d.from < int64(model.NoLimit) {
 			return &families.SyntaxError{What: d.name, Text: fmt.Sprint(*d.from), Why: "want nanoseconds, or -1 for none"}
 		}
 		*d.to = time.Duration(*d.from)
@@ -132,31 +134,58 @@ func (r request) takeDirs(dirs []relayDir, targets int) ([]model.DirFD, error) {
 	for i := range out {
 		out[i].FD = model.NoFD
 	}
-	for _, d := range dirs {
-		err := checkDir(d, out)
-		fd := model.NoFD
-		if err == nil {
-			fd, err = r.takeFile(&d.Descriptor)
-		}
+	for i, d := range dirs {
+		dir, err := r.takeDir(fmt.Sprintf("dirs[%d]", i), d, out)
 		if err != nil {
 			closeDirs(out)
 			return nil, err
 		}
-		out[d.To] = model.DirFD{FD: fd, Name: d.Name}
+		out[d.To] = dir
 	}
 	return out, nil
 }
 
-func checkDir(d relayDir, taken []model.DirFD) error {
+// takeDir takes the descriptor of d, which parameter names.
+func (r request) takeDir(parameter string, d relayDir, taken []model.DirFD) (model.DirFD, error) {
+	name, err := checkDir(parameter, d, taken)
+	if err != nil {
+		return model.DirFD{}, err
+	}
+	fd, err := r.takeFileOf(parameter+".descriptor", &d.Descriptor)
+	if err != nil {
+		return model.DirFD{}, err
+	}
+	if !mayBeDirectory(fd) {
+		closeFile(fd)
+		return model.DirFD{}, fmt.Errorf("%s.descriptor is no directory: %w", parameter, families.ErrSyntax)
+	}
+	return model.DirFD{FD: fd, Name: name}, nil
+}
+
+// checkDir checks what can be told without the descriptor, and returns the name in
+// plain form.
+func checkDir(parameter string, d relayDir, taken []model.DirFD) (name string, err error) {
 	switch {
 	case d.To < 0 || d.To >= len(taken):
-		return fmt.Errorf("directory of TO %d, of %d: %w", d.To, len(taken), families.ErrSyntax)
+		return "", fmt.Errorf("%s.to is %d: want the index of a TO, from 0 to %d: %w", parameter, d.To, len(taken)-1, families.ErrSyntax)
 	case taken[d.To].FD != model.NoFD:
-		return fmt.Errorf("two directories of TO %d: %w", d.To, families.ErrSyntax)
-	case d.Name == "" || strings.ContainsAny(d.Name, "/\x00") || d.Name == "." || d.Name == "..":
-		return fmt.Errorf("%q in the directory of TO %d: want a file's name: %w", d.Name, d.To, families.ErrSyntax)
+		return "", fmt.Errorf("%s.to is %d, which has a directory already: %w", parameter, d.To, families.ErrSyntax)
 	}
-	return nil
+	if name, err = families.Unescape(d.Name); err != nil {
+		return "", fmt.Errorf("%s.name: %w", parameter, err)
+	}
+	if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." {
+		return "", fmt.Errorf("%s.name is %s: want a file's name: %w", parameter, families.Quote(d.Name), families.ErrSyntax)
+	}
+	return name, nil
+}
+
+// mayBeDirectory is false for what is known to be something else. A file system of
+// the caller's own may say nothing to the daemon (EACCES); then the dial tells.
+func mayBeDirectory(fd int) bool {
+	var st syscall.Stat_t
+	err := syscall.Fstat(fd, &st)
+	return err != nil || st.Mode&syscall.S_IFMT == syscall.S_IFDIR
 }
 
 func closeDirs(dirs []model.DirFD) {
@@ -249,7 +278,7 @@ func (o *opened) openTo(texts []string) error {
 			if err != nil {
 				return err
 			}
-			o.dirs = append(o.dirs, relayDir{To: len(o.to), Descriptor: o.add(fd), Name: name})
+			o.dirs = append(o.dirs, relayDir{To: len(o.to), Descriptor: o.add(fd), Name: families.Escape(name)})
 		}
 		o.to = append(o.to, e.String())
 	}

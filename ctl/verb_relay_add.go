@@ -74,7 +74,7 @@ func (r request) relaySpec(in relayAddIn) (model.RelaySpec, error) {
 	if spec.ToDirs, err = r.takeDirs(in.Dirs, len(spec.To)); err != nil {
 		return model.RelaySpec{}, err
 	}
-	if spec.FromFD, err = r.takeFile(in.FromDescriptor); err != nil {
+	if spec.FromFD, err = r.takeFileOf("from_descriptor", in.FromDescriptor); err != nil {
 		closeDirs(spec.ToDirs)
 		return model.RelaySpec{}, err
 	}
@@ -86,6 +86,10 @@ func badName(name string) error {
 }
 
 const relayLong = `FROM and TO are endpoints, NETWORK:ADDRESS[,option[=value]]...: tcp:127.0.0.1:80, unix:/run/app.sock, udp:[::1]:53, packet:eth0, id:7. FROM is bound, and listens where its type can; TO is dialled for each session. With several TOs --balance chooses; a TO with the option backup is taken when the others fail.
+
+An id: as TO is one connection and serves one client: from then on the relay takes nobody else (a FROM that listens is closed), is draining, and ends with its session. A packet: FROM has one session, too, but lasts: while an interface is not there the relay is waiting, and goes on when one of that name is.
+
+--max-conns bounds the sessions: beyond it new connections wait in FROM's queue. A FROM of datagrams ends the session that was used least recently instead (evicted in its drops).
 
 A unix FROM is bound by sockd-ctl with its user's rights, so the file is that user's; its options mode=, user=, group= and backlog= are applied at once. For a unix TO the daemon gets the directory, as the user can open it now, and finds the name in it at each dial.`
 
@@ -102,7 +106,7 @@ var _ = register(Verb{
 		"sockd-ctl relay add tcp:127.0.0.1:0 tcp:10.0.0.1:80 tcp:10.0.0.2:80 --balance least",
 		"sockd-ctl relay add dns udp::53 udp:9.9.9.9:53 --idle 10s --permanent",
 		"sockd-ctl relay add unix:/tmp/in.sock,mode=660,group=www tcp:localhost:9000",
-		"sockd-ctl relay add wire packet:veth0 packet:veth1   # a cable between two interfaces",
+		"sockd-ctl relay add wire packet:eth1 packet:tap0   # a cable between two network segments",
 	},
 	Complete: []string{"network"},
 	Setup: func(fs *flag.FlagSet) Run {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sockd/sockd/families/model"
 )
 
 // relayFlags are the flags that are a relay's settings.
@@ -32,11 +34,11 @@ func newRelayFlags(fs *flag.FlagSet, canReset bool) *relayFlags {
 			return set(s)
 		})
 	}
-	add("max-conns", "sessions at a time, `N` (10000)", f.maxConns)
+	add("max-conns", "sessions at a time, `N`: beyond it connections wait, and of datagrams the least recently used one makes room (10000)", f.maxConns)
 	add("connect-timeout", "how long dialling TO may take, `D` (10s)", durationSetting(&f.given.ConnectTimeout, refuseZero))
 	add("idle", "end a session without traffic after `D` (none; 60s for datagrams)", durationSetting(&f.given.Idle, refuseZero))
 	add("half-close", "end a session `D` after one side has ended (none)", durationSetting(&f.given.HalfClose, atOnce))
-	add("balance", "which TO is next, `HOW`: roundrobin, least, failover or fanout (roundrobin)", f.balance)
+	add("balance", "which TO is next, `HOW`: roundrobin, least or failover (roundrobin)", f.balance)
 	if !canReset {
 		fs.BoolFunc("permanent", "keep it over a stop and a reboot", f.permanent)
 	}
@@ -64,7 +66,7 @@ func (f *relayFlags) maxConns(s string) error {
 	return nil
 }
 
-var balances = []string{"roundrobin", "least", "failover", "fanout"}
+var balances = []string{"roundrobin", "least", "failover"}
 
 func (f *relayFlags) balance(s string) error {
 	if !contains(balances, s) {
@@ -77,7 +79,7 @@ func (f *relayFlags) balance(s string) error {
 // durationSetting reads a D into a setting; zero says what 0 becomes.
 func durationSetting(to **int64, zero func() (time.Duration, error)) func(string) error {
 	return func(s string) error {
-		d, err := ParseDuration(s)
+		d, err := model.ParseDuration(s)
 		if err == nil && d == 0 {
 			d, err = zero()
 		}
@@ -117,7 +119,7 @@ func (s relaySettings) words() []string {
 		ns   *int64
 	}{{"--connect-timeout", s.ConnectTimeout}, {"--idle", s.Idle}, {"--half-close", s.HalfClose}} {
 		if d.ns != nil {
-			w = append(w, d.flag, FormatDuration(time.Duration(*d.ns)))
+			w = append(w, d.flag, model.FormatDuration(time.Duration(*d.ns)))
 		}
 	}
 	if s.Balance != nil {

@@ -14,7 +14,7 @@ type relayRemoveIn struct {
 }
 
 var _ = addMethod(unary("io.sockd.Relay.Remove", func(ctx context.Context, r request, in relayRemoveIn) (relayOut, error) {
-	drain := NoLimit
+	drain := model.NoLimit
 	if in.Drain != nil && *in.Drain >= 0 {
 		drain = time.Duration(*in.Drain)
 	}
@@ -35,7 +35,7 @@ var _ = register(Verb{
 	},
 	Complete: []string{"relay"},
 	Setup: func(fs *flag.FlagSet) Run {
-		drain := NoLimit
+		drain := model.NoLimit
 		given := false
 		fs.Var(durationValue{&drain, &given}, "drain", "reset sessions that are left after `D`")
 		now := fs.Bool("now", false, "reset sessions at once")
@@ -60,7 +60,7 @@ func removeRelays(ctx context.Context, e *Env, refs []string, drain time.Duratio
 		return err
 	}
 	defer c.Close()
-	var first error
+	var first error // printed, as all are: in the order of the NAMEs
 	removed := []model.Relay{}
 	for _, ref := range refs {
 		in := relayRemoveIn{Ref: ref}
@@ -70,10 +70,9 @@ func removeRelays(ctx context.Context, e *Env, refs []string, drain time.Duratio
 		}
 		var out relayOut
 		if err := c.Call(ctx, "io.sockd.Relay.Remove", in, &out); err != nil {
+			PrintError(e.Stderr, err, e.wantsJSON())
 			if first == nil {
-				first = err
-			} else {
-				PrintError(e.Stderr, err, e.wantsJSON())
+				first = &printedError{err}
 			}
 			continue
 		}

@@ -118,20 +118,35 @@ var _ = register(Verb{
 	},
 	Complete: []string{"relay", ""},
 	Setup: func(fs *flag.FlagSet) Run {
-		flags := newRelayFlags(fs, true)
-		var to []string
-		fs.Var(listValue{&to}, "to", "dial `TO` from now on; can be repeated")
+		change := newRelayChange(fs)
 		return func(ctx context.Context, e *Env, args []string) error {
 			if err := wantArgs("relay set", args, 1, 1); err != nil {
 				return err
 			}
-			if !flags.any && len(to) == 0 {
-				return &UsageError{Verb: "relay set", Why: "nothing to change", Hint: "sockd-ctl relay set --help"}
-			}
-			return setRelay(ctx, e, relaySetIn{Ref: args[0], Settings: flags.settings(), Reset: flags.reset}, to)
+			return change.run(ctx, e, "relay set", args[0])
 		}
 	},
 })
+
+// relayChange is what the flags of set and relay set change.
+type relayChange struct {
+	flags *relayFlags
+	to    []string
+}
+
+func newRelayChange(fs *flag.FlagSet) *relayChange {
+	c := &relayChange{flags: newRelayFlags(fs, true)}
+	fs.Var(listValue{&c.to}, "to", "dial `TO` from now on; can be repeated")
+	return c
+}
+
+// run makes the change, as verb.
+func (c *relayChange) run(ctx context.Context, e *Env, verb, ref string) error {
+	if !c.flags.any && len(c.to) == 0 {
+		return &UsageError{Verb: verb, Why: "nothing to change", Hint: "sockd-ctl " + verb + " --help"}
+	}
+	return setRelay(ctx, e, relaySetIn{Ref: ref, Settings: c.flags.settings(), Reset: c.flags.reset}, c.to)
+}
 
 func setRelay(ctx context.Context, e *Env, in relaySetIn, to []string) error {
 	var o opened

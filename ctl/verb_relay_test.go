@@ -1,15 +1,18 @@
 package ctl
 
 import (
+	"context"
 	"flag"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sockd/sockd/ctl/borrow"
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 	"github.com/stretchr/testify/require"
@@ -126,6 +129,36 @@ func TestDirectoriesOnTheWireAreChecked(t *testing.T) {
 		_, err := request{}.takeDirs(d, 2)
 		require.ErrorIs(t, err, families.ErrSyntax, name)
 	}
+}
+
+// A descriptor that could not be used was told of by an errno, or by the first
+// session's dial, and one that was not there by the name of another parameter.
+func TestDescriptorsOfARelayAreChecked(t *testing.T) {
+	sh, _ := mustShell(t)
+	dir, name, err := borrow.Dir(filepath.Join(t.TempDir(), "a,b\xff"))
+	require.NoError(t, err)
+	defer closeFile(dir)
+	pipe := make([]int, 2)
+	require.NoError(t, syscall.Pipe2(pipe, syscall.O_CLOEXEC))
+	defer closeAll(pipe)
+	text, index := families.Escape(name), 7
+	add := relayAddIn{From: "tcp:127.0.0.1:0", To: []string{"tcp:127.0.0.1:1", "unix:/x/" + text}}
+	for why, in := range map[string]relayAddIn{
+		"dirs[0].descriptor is no directory":                          {Dirs: []relayDir{{To: 1, Descriptor: 1, Name: text}}},
+		`"dirs[1].descriptor"`:                                        {Dirs: []relayDir{{To: 1, Name: text}, {To: 0, Descriptor: 7, Name: text}}},
+		`"from_descriptor"`:                                           {FromDescriptor: &index},
+		"dirs[0].to is -1: want the index of a TO, from 0 to 1":       {Dirs: []relayDir{{To: -1, Name: text}}},
+		"dirs[1].to is 1, which has a directory already":              {Dirs: []relayDir{{To: 1, Name: text}, {To: 1, Descriptor: 1, Name: text}}},
+		`dirs[0].name: address "a\q": column 2: after a backslash`:    {Dirs: []relayDir{{To: 1, Name: `a\q`}}},
+		`dirs[0].name is "a\x00": want a file's name: does not parse`: {Dirs: []relayDir{{To: 1, Name: `a\x00`}}},
+	} {
+		in.From, in.To = add.From, add.To
+		err := sh.env.call(context.Background(), "io.sockd.Relay.Add", in, nil, dir, pipe[0])
+		require.ErrorContains(t, err, why)
+		require.Equal(t, ExitUsage, ExitCode(err), "%v", err)
+	}
+	add.Dirs = []relayDir{{To: 1, Name: text}}
+	require.NoError(t, sh.env.call(context.Background(), "io.sockd.Relay.Add", add, nil, dir))
 }
 
 func TestShellWordsReadBackAsTheyWere(t *testing.T) {

@@ -17,10 +17,8 @@ import (
 	"github.com/sockd/sockd/families/model"
 )
 
-// maxMessage is the longest message that send takes. No family has a longer one:
-// the largest is a unix datagram, bounded by net.core.wmem_max, which hardly
-// anybody raises this far.
-const maxMessage = 16 << 20
+// maxMessage is the longest message that send and recv take.
+const maxMessage = model.MaxMessage
 
 type sendIn struct {
 	ID         model.ID `json:"id"`
@@ -71,13 +69,21 @@ func (r request) dataToSend(in sendIn) ([]byte, error) {
 // fcntlGetSeals is F_GET_SEALS of fcntl(2).
 const fcntlGetSeals = 1034
 
-// readMemfd reads a memfd, or a file in a tmpfs, from its start. Anything else
-// could make the daemon wait: a pipe that stays empty, a file system that its
-// caller serves himself. Even fstat(2) asks that one, but F_GET_SEALS does not: it
-// fails at once with EINVAL on all that is not shared memory.
-func readMemfd(fd int) ([]byte, error) {
+// checkMemfd refuses all but a memfd, or a file in a tmpfs. Anything else could
+// make the daemon wait: a pipe that stays empty, a file system that its caller
+// serves himself. Even fstat(2) asks that one, but F_GET_SEALS does not: it fails
+// at once with EINVAL on all that is not shared memory.
+func checkMemfd(op string, fd int) error {
 	if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), fcntlGetSeals, 0); errno != 0 {
-		return nil, fmt.Errorf("send: the descriptor is no memfd: %w", families.ErrSyntax)
+		return fmt.Errorf("%s: the descriptor is no memfd: %w", op, families.ErrSyntax)
+	}
+	return nil
+}
+
+// readMemfd reads a memfd from its start.
+func readMemfd(fd int) ([]byte, error) {
+	if err := checkMemfd("send", fd); err != nil {
+		return nil, err
 	}
 	var st syscall.Stat_t
 	if err := syscall.Fstat(fd, &st); err != nil {
@@ -97,7 +103,7 @@ func pread(fd int, data []byte) ([]byte, error) {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("send: read the memfd: %w", err)
+			return nil, fmt.Errorf("read the memfd: %w", err)
 		case got == 0:
 			return data[:n], nil
 		}
@@ -112,7 +118,7 @@ var _ = register(Verb{
 	Short: "send a message, or bytes into a stream",
 	Long: `Sends DATA, or without it what stdin has, and writes how many bytes went to stderr. No newline is added. On a message socket all of stdin is one message; on a stream it is sent in pieces as it comes, until its end.
 DATA that begins with "-" comes after "--". --hex reads DATA or stdin as hex digits; white space between them is left out.
---to names the receiver on a socket that is not connected. A path or @name is reached by sockd-ctl itself, with its user's rights.`,
+--to names the receiver on a socket that is not connected; on a connection it is EISCONN (exit 7). A path or @name is reached by sockd-ctl itself, with its user's rights.`,
 	Examples: []string{
 		"sockd-ctl send 2 hello                # prints on stderr: 5 bytes",
 		"sockd-ctl send 2 < request.txt        # all of the file",
@@ -128,7 +134,7 @@ type sending struct {
 	e   *Env
 	c   *Client
 	id  model.ID
-	to  string
+	to  address // its text is empty when the socket is connected
 	hex bool
 }
 
@@ -143,7 +149,10 @@ func setupSend(fs *flag.FlagSet) Run {
 		if err != nil {
 			return err
 		}
-		s := &sending{e: e, id: id, to: *to, hex: *asHex}
+		s := &sending{e: e, id: id, hex: *asHex}
+		if s.to, err = parseAddress(*to); err != nil {
+			return err
+		}
 		var data []byte
 		if len(args) == 2 {
 			if data, err = s.decode([]byte(args[1])); err != nil {
@@ -183,6 +192,12 @@ func (s *sending) report(sent int64, err error) error {
 // sendStdin sends what stdin has: its pieces into a stream, else all as one
 // message.
 func (s *sending) sendStdin(ctx context.Context) (int64, error) {
+	// Not to wait (0) is about the socket: what is in a pipe comes as fast as it can.
+	if limit := s.e.timeoutParameter(); orZero(limit) > 0 {
+		limited, cancel := withTimeout(ctx, limit)
+		defer cancel()
+		ctx = limited
+	}
 	var shown Object
 	if err := s.c.Call(ctx, "io.sockd.Manager.Show", map[string]string{"ref": fmt.Sprint(s.id)}, &shown); err != nil {
 		return 0, err
@@ -233,7 +248,7 @@ func (s *sending) send(ctx context.Context, data []byte) (int64, error) {
 	}
 	var out sendOut
 	err := s.call(ctx, data, &out)
-	if s.to != "" && mustBorrow(err) {
+	if s.to.text != "" && mustBorrow(err) {
 		return s.sendBorrowed(ctx, data)
 	}
 	return out.Bytes, err
@@ -246,8 +261,8 @@ func (s *sending) tooLong() error {
 // call passes what is too large for a message of the control socket in a memfd.
 func (s *sending) call(ctx context.Context, data []byte, out *sendOut) error {
 	in := sendIn{ID: s.id, Timeout: s.e.timeoutParameter()}
-	if s.to != "" {
-		in.To = &s.to
+	if s.to.text != "" {
+		in.To = &s.to.text
 	}
 	if len(data) <= MaxInline {
 		in.Data = &data
@@ -267,7 +282,7 @@ func (s *sending) sendBorrowed(ctx context.Context, data []byte) (int64, error) 
 	_, err := s.c.borrowSocket(ctx, s.id, "send", func(fd int) (*int64, error) {
 		ctx, cancel := withTimeout(ctx, s.e.timeoutParameter())
 		defer cancel()
-		if err := borrow.SendTo(ctx, fd, data, s.to); err != nil {
+		if err := borrow.SendTo(ctx, fd, data, s.to.plain); err != nil {
 			return nil, err
 		}
 		total = int64(len(data))

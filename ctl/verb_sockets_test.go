@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sockd/sockd/ctl/varlink"
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/familytest"
 	"github.com/sockd/sockd/families/model"
 	"github.com/stretchr/testify/require"
@@ -57,7 +59,7 @@ func TestUsageIsExit2(t *testing.T) {
 	for _, line := range []string{
 		"open", "open inet", "open inet stream tcp x", "open inet datagram", "bind 1", "bind x 127.0.0.1:1", "bind 0 127.0.0.1:1", "bind -- -1 127.0.0.1:1",
 		"listen", "listen 1 0", "listen 1 many", "accept", "accept web", "connect 1", "send", "send x y", "send --hex 1 abc", "send --hex 1 xy",
-		"recv", "recv --max 0 1", "recv --max 513k 1", "recv --max x 1", "shutdown 1", "shutdown 1 half", "close", "close --all 1",
+		"recv", "recv --max 0 1", "recv --max 17M 1", "recv --max x 1", "shutdown 1", "shutdown 1 half", "close", "close --all 1",
 		"opt", "opt x", "opt 1 =1", "attach", "attach nonsense", "attach id:x", "attach unix:",
 	} {
 		t.Run(line, func(t *testing.T) {
@@ -205,7 +207,7 @@ func TestSendTakesItsData(t *testing.T) {
 			for _, want := range tt.want {
 				total += len(want)
 				require.NotZero(t, b.Messages(1), "too few messages")
-				m, _, err := b.Recv(context.Background(), model.Caller{}, 1, 1<<30)
+				m, _, err := b.Recv(context.Background(), model.Caller{}, 1, model.RecvSpec{Room: 1 << 30})
 				require.NoError(t, err)
 				require.True(t, want == string(m.Data), "got %d bytes; want %d", len(m.Data), len(want))
 			}
@@ -319,6 +321,113 @@ func TestAttachJoinsStdinAndStdout(t *testing.T) {
 		require.Zero(t, r.exit, r.stderr)
 		require.True(t, big == r.stdout, "%s: got %d bytes; want %d", target, len(r.stdout), len(big))
 	}
+}
+
+// Whatever had ended an attachment, the exit code was 0: half a download looked like
+// a whole one.
+func TestAttachSaysHowItEnded(t *testing.T) {
+	sh, b := mustShell(t)
+	sh.must("open", "inet", "stream")
+	for _, tt := range []struct {
+		err    error
+		exit   int
+		stderr string
+	}{
+		{nil, 0, ""},
+		{&families.OpError{Op: "attach", Family: "inet", Err: syscall.ECONNRESET}, ExitSystem, "sockd-ctl: attach inet: connection reset by peer (ECONNRESET)\n"},
+		{fmt.Errorf("attach inet: socket 1 was closed: %w", families.ErrNotFound), ExitNotFound, "sockd-ctl: attach inet: socket 1 was closed: not found\n"},
+	} {
+		b.EndBadly(tt.err)
+		require.Equal(t, result{"what came before", tt.stderr, tt.exit}, sh.run("what came before", "attach", "1"))
+	}
+}
+
+// A daemon that is killed ends the connection, too, and is no good end.
+func TestAttachSaysThatTheDaemonIsGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "io.sockd")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer l.Close()
+	done := make(chan error, 1)
+	go func() {
+		uc, err := l.AcceptUnix()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer l.Close()
+		c := varlink.NewConn(uc)
+		defer c.Close()
+		o, err := newOutcome()
+		if err == nil {
+			defer o.close()
+			_, err = c.ReadMessage()
+		}
+		if err == nil {
+			err = c.WriteMessage([]byte(`{"parameters":{"socket":{},"outcome":0}}`), o.reader)
+		}
+		done <- err
+	}()
+	r := newShell(t, path).run("", "attach", "1")
+	require.NoError(t, <-done)
+	require.Equal(t, ExitUnreachable, r.exit, r.stderr)
+}
+
+// Of a message above 512 KiB the rest was lost.
+func TestALongMessageComesByAMemfd(t *testing.T) {
+	long := strings.Repeat("0123456789", 70000)
+	sh, b := mustShell(t)
+	sh.must("open", "inet", "dgram")
+	for _, tt := range []struct {
+		line string
+		want result
+	}{
+		{"recv 1", result{long, "", 0}},
+		{"recv --max 1M 1", result{long, "", 0}},
+		{"recv --max 600k 1", result{long[:600<<10], "sockd-ctl: recv 1: message was cut: 614400 of 700000 bytes (EMSGSIZE)\n", ExitSystem}},
+	} {
+		b.Push(1, model.Message{Data: []byte(long)})
+		got := sh.run("", strings.Fields(tt.line)...)
+		require.True(t, tt.want == got, "%s: exit %d, %d bytes, %s", tt.line, got.exit, len(got.stdout), got.stderr)
+	}
+	b.Push(1, model.Message{Data: []byte(long)})
+	var out recvOut
+	require.NoError(t, json.Unmarshal([]byte(sh.must("--json", "recv", "1")), &out))
+	require.True(t, long == string(out.Data))
+	require.Nil(t, out.InDescriptor, "how it came is nobody's affair")
+}
+
+// A caller without a memfd, or with one that takes nothing, leaves the message
+// where it was.
+func TestALongMessageStaysForWhoCanTakeIt(t *testing.T) {
+	long := strings.Repeat("0123456789", 70000)
+	sh, b := mustShell(t)
+	sh.must("open", "inet", "dgram")
+	b.Push(1, model.Message{Data: []byte(long)})
+	err := sh.env.call(context.Background(), "io.sockd.Manager.Recv", recvIn{ID: 1}, nil)
+	require.Equal(t, ExitSystem, ExitCode(err))
+	require.ErrorIs(t, err, syscall.EMSGSIZE)
+	many := 600 << 10
+	err = sh.env.call(context.Background(), "io.sockd.Manager.Recv", recvIn{ID: 1, Max: &many}, nil)
+	require.Equal(t, ExitUsage, ExitCode(err))
+
+	file, err := os.CreateTemp("/dev/shm", "sockd-test-")
+	require.NoError(t, err)
+	defer os.Remove(file.Name())
+	require.NoError(t, file.Close())
+	readOnly, err := syscall.Open(file.Name(), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer closeFile(readOnly)
+	err = sh.env.call(context.Background(), "io.sockd.Manager.Recv", recvIn{ID: 1, Descriptor: new(int)}, nil, readOnly)
+	require.ErrorIs(t, err, syscall.EBADF)
+	eventually(t, "the message is back", func() bool { return b.Messages(1) == 1 })
+
+	var p [2]int
+	require.NoError(t, syscall.Pipe2(p[:], syscall.O_CLOEXEC))
+	defer closeAll(p[:])
+	err = sh.env.call(context.Background(), "io.sockd.Manager.Recv", recvIn{ID: 1, Descriptor: new(int)}, nil, p[1])
+	require.Equal(t, ExitUsage, ExitCode(err), "a pipe would block")
+	require.True(t, long == sh.must("recv", "1"))
 }
 
 func TestAttachDialsAUnixPathWithTheCallersRights(t *testing.T) {

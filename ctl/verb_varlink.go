@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"unicode/utf8"
+
+	"github.com/sockd/sockd/ctl/varlink"
 )
 
 var _ = register(Verb{
@@ -12,7 +15,7 @@ var _ = register(Verb{
 	Group: GroupOther,
 	Args:  "METHOD [JSON]",
 	Short: "make a call of the raw protocol, for scripts",
-	Long: `Calls a Varlink method with the parameters JSON, an object ({} when it is left out), and prints the reply's parameters as JSON. An error is printed and ends it as that of any verb does. With --more every reply is a line.
+	Long: `Calls a Varlink method with the parameters JSON, an object ({} when it is left out), and prints the reply's parameters as JSON. An error is printed and ends it as that of any verb does. With --more every reply is a line. --timeout bounds the whole (exit 6).
 org.varlink.service.GetInfo lists the interfaces, org.varlink.service.GetInterfaceDescription describes one. Methods that upgrade the connection (attach, capture) have verbs of their own.`,
 	Examples: []string{
 		"sockd-ctl varlink call org.varlink.service.GetInfo",
@@ -29,7 +32,7 @@ org.varlink.service.GetInfo lists the interfaces, org.varlink.service.GetInterfa
 			if len(args) == 2 {
 				parameters = json.RawMessage(args[1])
 			}
-			if err := checkParameters(parameters); err != nil {
+			if err := checkCall(args[0], parameters); err != nil {
 				return err
 			}
 			return callRaw(ctx, e, args[0], parameters, *more)
@@ -37,21 +40,30 @@ org.varlink.service.GetInfo lists the interfaces, org.varlink.service.GetInterfa
 	},
 })
 
-func checkParameters(parameters json.RawMessage) error {
+// checkCall refuses here what is no call: a service that is sent one ends the
+// connection without an answer.
+func checkCall(method string, parameters json.RawMessage) error {
+	if !varlink.ValidMethod(method) {
+		return &UsageError{Verb: "varlink call", Why: fmt.Sprintf("%q is no method: want INTERFACE.Method", method), Hint: "sockd-ctl varlink call org.varlink.service.GetInfo"}
+	}
 	var object map[string]json.RawMessage
-	if err := json.Unmarshal(parameters, &object); err != nil || object == nil {
+	if err := json.Unmarshal(parameters, &object); err != nil || object == nil || !utf8.Valid(parameters) {
 		return &UsageError{Verb: "varlink call", Why: fmt.Sprintf("parameters %q: want one JSON object", parameters), Hint: `sockd-ctl varlink call METHOD '{"name":"value"}'`}
 	}
 	return nil
 }
 
 func callRaw(ctx context.Context, e *Env, method string, parameters json.RawMessage, more bool) error {
+	ctx, cancel := e.bound(ctx, "")
+	defer cancel()
 	c, err := e.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	if more {
+		ctx, stop := e.whileRead(ctx)
+		defer stop()
 		return c.More(ctx, method, parameters, func(raw json.RawMessage) error { return printRaw(e, raw) })
 	}
 	var reply json.RawMessage

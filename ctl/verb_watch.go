@@ -29,12 +29,16 @@ var _ = register(Verb{
 	Group: GroupInspect,
 	Short: "tell of every change as it comes",
 	Long: `Prints first what is there now (present), then ready, then every change. With --json or --jsonl each event is one object on a line: time, event, id, cause, object and its kind.
+With -o only the named fields are printed, and object is its JSON.
 A watcher that does not read fast enough loses events, and gets one event lost that counts them. Ctrl-C is its normal end; --timeout ends it with exit 6.`,
 	Examples: []string{"sockd-ctl watch", "sockd-ctl watch --jsonl | jq 'select(.event == \"accepted\").id'"},
 	ReadOnly: true,
 	Setup: func(*flag.FlagSet) Run {
 		return func(ctx context.Context, e *Env, args []string) error {
 			if err := wantArgs("watch", args, 0, 0); err != nil {
+				return err
+			}
+			if err := checkFields("-o", e.Columns, fieldNames(model.Event{})); err != nil {
 				return err
 			}
 			return watch(ctx, e)
@@ -48,11 +52,19 @@ func watch(ctx context.Context, e *Env) error {
 		return err
 	}
 	defer c.Close()
-	limited, cancel := withTimeout(ctx, e.timeoutParameter())
+	read, stop := e.whileRead(ctx)
+	defer stop()
+	limited, cancel := withTimeout(read, e.timeoutParameter())
 	defer cancel()
+	rows := *e // each event is a table of its own, and only the first has a header
 	err = c.More(limited, "io.sockd.Manager.Watch", nil, func(raw json.RawMessage) error {
-		if e.wantsJSON() {
+		switch {
+		case e.wantsJSON():
 			return e.printJSON(raw)
+		case len(e.Columns) > 0:
+			err := printEventRow(&rows, raw)
+			rows.NoHeader = true
+			return err
 		}
 		return printEvent(e, raw)
 	})
@@ -63,11 +75,27 @@ func watch(ctx context.Context, e *Env) error {
 	return err
 }
 
+func parseEvent(raw json.RawMessage) (ev model.Event, err error) {
+	if err := json.Unmarshal(raw, &ev); err != nil {
+		return model.Event{}, fmt.Errorf("watch: event %s: %w", raw, err)
+	}
+	return ev, nil
+}
+
+// printEventRow prints the fields of one event that -o names.
+func printEventRow(e *Env, raw json.RawMessage) error {
+	ev, err := parseEvent(raw)
+	if err != nil {
+		return err
+	}
+	return printTable(e, []any{ev}, nil)
+}
+
 // printEvent prints one event as a line.
 func printEvent(e *Env, raw json.RawMessage) error {
-	var ev model.Event
-	if err := json.Unmarshal(raw, &ev); err != nil {
-		return fmt.Errorf("watch: event %s: %w", raw, err)
+	ev, err := parseEvent(raw)
+	if err != nil {
+		return err
 	}
 	line := ev.Event
 	if ev.Kind != "" {
@@ -81,7 +109,7 @@ func printEvent(e *Env, raw json.RawMessage) error {
 	if !ev.Time.IsZero() {
 		line = ev.Time.Local().Format("15:04:05.000 ") + line
 	}
-	_, err := fmt.Fprintln(e.Stdout, line)
+	_, err = fmt.Fprintln(e.Stdout, line)
 	return err
 }
 

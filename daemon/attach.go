@@ -7,17 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 )
 
-// attachRoom is what one step of an attachment moves: a whole datagram of any
-// family that is in common use, and enough of a stream that copying is not what
-// takes the time.
+// attachRoom is what one step of an attachment moves: nearly any message, and enough
+// of a stream that copying is not what takes the time.
 const attachRoom = 64 << 10
 
 // An attachment is one socket joined to one caller.
@@ -27,6 +26,12 @@ const attachRoom = 64 << 10
 //
 // The end of the caller's bytes goes on as FIN, and down runs on until the peer
 // ends. Whatever ends first of peer, context and Close ends both.
+//
+// A caller who was killed has ended both directions of conn, and has meant no end of
+// its bytes: what it had sent is sent, no FIN follows, and the socket is free for
+// others as it is. (One that was dialled for the caller is closed, as the kernel
+// closes the sockets of any program that is killed.) What the caller had not read of
+// the bytes in its own queue is lost with it.
 type attachment struct {
 	d     *Daemon
 	k     *sock
@@ -41,8 +46,15 @@ type attachment struct {
 	runs   sync.WaitGroup
 }
 
-// errEnded ends an attachment in the ordinary way.
-var errEnded = errors.New("ended")
+// What ends an attachment in the ordinary way.
+var (
+	errEnded = errors.New("ended")
+	errLeft  = errors.New("the caller left")
+)
+
+// drainTime is what the socket gets to take what a caller had sent who is gone. It
+// takes no time but from a peer who does not read, and others wait for the socket.
+const drainTime = time.Second
 
 // Attach takes a socket for one caller: others' send, recv and attach wrap
 // families.ErrBusy until the Attachment has run or is closed. An endpoint is
@@ -72,11 +84,11 @@ func (d *Daemon) attachTo(ctx context.Context, c model.Caller, spec model.Attach
 	switch e := spec.Endpoint; {
 	case e == nil:
 	case e.Network == families.NetworkID:
-		n, err := strconv.ParseInt(e.Address, 10, 64)
-		if err != nil || n < 1 {
+		n, ok := model.ParseID(e.Address)
+		if !ok {
 			return nil, false, &families.SyntaxError{What: "endpoint", Text: e.String(), Column: 4, Why: "want the number of an open socket", Hint: "sockd-ctl ls"}
 		}
-		id = model.ID(n)
+		id = n
 	default:
 		k, err := d.dial(ctx, c, *e, spec.FD)
 		return k, true, err
@@ -85,16 +97,26 @@ func (d *Daemon) attachTo(ctx context.Context, c model.Caller, spec model.Attach
 	if err != nil {
 		return nil, false, fmt.Errorf("attach: %w", err)
 	}
-	if k.s.Info().State == families.Listening {
+	switch i := k.s.Info(); {
+	case i.State == families.Listening:
 		return nil, false, opError("attach", k.family.Name(), "", fmt.Errorf("socket %d listens and carries no data: accept first: %w", id, families.ErrNotSupported))
+	case needsPeer(i.Type) && unconnected[i.State]:
+		return nil, false, opError("attach", k.family.Name(), "", syscall.ENOTCONN)
 	}
 	return k, false, nil
 }
 
+// needsPeer tells whether sockets of a type carry data over connections alone.
+func needsPeer(t families.Type) bool { return t == families.Stream || t == families.Seqpacket }
+
+// unconnected are the states before a connection. One that has ended may still have
+// data to give.
+var unconnected = map[families.State]bool{families.New: true, families.Bound: true, families.Connecting: true}
+
 // dial opens an endpoint and puts it into the table as c's.
 func (d *Daemon) dial(ctx context.Context, c model.Caller, e families.Endpoint, fd int) (*sock, error) {
 	if err := d.table.room(); err != nil {
-		return nil, opError("attach", e.Network, e.Address, err)
+		return nil, opError("attach", e.Network, families.Escape(e.Address), err)
 	}
 	targets, err := d.opts.Families.Resolve(ctx, e)
 	if err != nil {
@@ -109,7 +131,7 @@ func (d *Daemon) dial(ctx context.Context, c model.Caller, e families.Endpoint, 
 			return k, nil
 		}
 		if first == nil {
-			first = opError("connect", t.Family.Name(), e.Address, err)
+			first = opError("connect", t.Family.Name(), families.Escape(e.Address), err)
 		}
 	}
 	return nil, first
@@ -118,6 +140,9 @@ func (d *Daemon) dial(ctx context.Context, c model.Caller, e families.Endpoint, 
 func (d *Daemon) dialTarget(ctx context.Context, t families.Target, fd int) (families.Socket, error) {
 	switch {
 	case fd >= 0:
+		if _, err := syscall.Getpeername(fd); err != nil && needsPeer(t.Spec.Type) {
+			return nil, err // before fd is taken over
+		}
 		return adopt(t.Family, t.Spec.Type, fd)
 	case t.Addr == nil:
 		return nil, fmt.Errorf("it names no address: %w", families.ErrSyntax)
@@ -190,9 +215,9 @@ func (a *attachment) leave() {
 	})
 }
 
-// Run moves bytes between the socket and conn until the peer ends, ctx ends, or
-// Close. It frees the socket; conn stays its caller's.
-func (a *attachment) Run(ctx context.Context, conn *net.UnixConn) error {
+// Run moves bytes between the socket and conn until the peer ends, the caller is
+// gone, ctx ends, or Close. It frees the socket; conn stays its caller's.
+func (a *attachment) Run(ctx context.Context, conn *net.UnixConn, gone <-chan struct{}) error {
 	defer a.leave()
 	ctx, end, err := a.d.begin(ctx)
 	if err != nil {
@@ -209,9 +234,12 @@ func (a *attachment) Run(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	defer a.k.leave()
-	err = a.k.until(ctx, func(ctx context.Context) error { return a.join(ctx, cancel, conn) })
-	if errors.Is(err, errEnded) {
+	err = a.k.until(ctx, func(ctx context.Context) error { return a.join(ctx, cancel, conn, gone) })
+	switch {
+	case errors.Is(err, errEnded), errors.Is(err, errLeft):
 		return nil
+	case errors.Is(err, context.Canceled): // the server of conn ends its calls, with the daemon
+		err = errStopping
 	}
 	return opError("attach", a.k.family.Name(), "", err)
 }
@@ -229,24 +257,54 @@ func (a *attachment) start(cancel context.CancelCauseFunc) bool {
 
 // join runs both directions and waits for both. A deadline in the past is what
 // gets a goroutine out of conn.
-func (a *attachment) join(ctx context.Context, cancel context.CancelCauseFunc, conn *net.UnixConn) error {
+func (a *attachment) join(ctx context.Context, cancel context.CancelCauseFunc, conn *net.UnixConn, gone <-chan struct{}) error {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
 		_ = conn.SetDeadline(time.Unix(1, 0)) // fails on a closed conn only
 	})
-	up := make(chan struct{})
+	up, watched := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(up)
 		a.up(ctx, cancel, conn)
 	}()
-	cancel(cmp.Or(a.down(ctx, conn), errEnded))
+	go func() {
+		defer close(watched)
+		a.watch(ctx, cancel, gone, up)
+	}()
+	err := a.down(ctx, conn)
+	if errors.Is(err, errLeft) {
+		a.drain(ctx, up)
+	}
+	cancel(cmp.Or(err, errEnded))
 	<-up
+	<-watched
 	if !stop() {
 		<-interrupted
 	}
 	_ = conn.SetDeadline(time.Time{}) // the conn is the caller's again
 	return context.Cause(ctx)
+}
+
+// watch ends the attachment when the caller is gone, also while nothing moves.
+func (a *attachment) watch(ctx context.Context, cancel context.CancelCauseFunc, gone, up <-chan struct{}) {
+	select {
+	case <-gone:
+		a.drain(ctx, up)
+		cancel(errLeft)
+	case <-ctx.Done():
+	}
+}
+
+// drain gives up the time to send what a caller who is gone had sent before.
+func (a *attachment) drain(ctx context.Context, up <-chan struct{}) {
+	t := time.NewTimer(drainTime)
+	defer t.Stop()
+	select {
+	case <-up:
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // up copies from the caller to the socket, and passes the end on.
@@ -257,19 +315,41 @@ func (a *attachment) up(ctx context.Context, cancel context.CancelCauseFunc, con
 		if n > 0 {
 			m := families.Msg{Data: room[:n]}
 			if _, err := a.k.send(ctx, &m, a); err != nil {
+				a.unsent(ctx)
 				cancel(err)
 				return
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF) && !hungUp(conn):
 			a.upEnded(ctx, cancel)
 			return
 		case err != nil:
-			cancel(errEnded) // the caller is gone, or was interrupted for another reason
+			cancel(errLeft) // or was interrupted for another reason, which was first
 			return
 		}
 	}
+}
+
+// unsent counts what the socket did not take in time of a caller who left.
+func (a *attachment) unsent(ctx context.Context) {
+	if errors.Is(context.Cause(ctx), errLeft) {
+		a.k.drops[dropUnsent].Add(1)
+	}
+}
+
+// hungUp tells whether the caller, whose bytes have come to their end, takes none
+// either. A unix socket says EPIPE to that even when nothing is to be sent.
+func hungUp(conn *net.UnixConn) bool {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var sendErr error
+	err = rc.Control(func(fd uintptr) {
+		_, sendErr = syscall.SendmsgN(int(fd), nil, nil, nil, syscall.MSG_NOSIGNAL|syscall.MSG_DONTWAIT)
+	})
+	return err != nil || errors.Is(sendErr, syscall.EPIPE)
 }
 
 // upEnded decides what the end of the caller's bytes means: FIN where there is
@@ -312,7 +392,7 @@ func (a *attachment) down(ctx context.Context, conn *net.UnixConn) error {
 		n, err := conn.Write(p.data)
 		if err != nil {
 			a.returnRest(p, n)
-			return errEnded // the caller is gone
+			return errLeft
 		}
 	}
 }
@@ -324,7 +404,7 @@ func (a *attachment) next(ctx context.Context, room []byte) (piece, error) {
 		if err != nil {
 			return piece{}, err
 		}
-		p, err := a.k.take(room, a)
+		p, err := a.k.take(room, wholeMessages, a)
 		if !errors.Is(err, families.ErrAgain) {
 			return p, err
 		}

@@ -43,7 +43,7 @@ func attached(tb testing.TB, d *Daemon, spec model.AttachSpec) (a model.Attachme
 	require.NoError(tb, err)
 	mine, caller := unixPair(tb)
 	c := make(chan error, 1)
-	go func() { c <- a.Run(context.Background(), mine); _ = mine.Close() }()
+	go func() { c <- a.Run(context.Background(), mine, nil); _ = mine.Close() }()
 	return a, caller, c
 }
 
@@ -63,7 +63,7 @@ func TestAttachPassesTheEndOnAndWaitsForThePeers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "question", mustRecv(t, d, server))
 	require.NoError(t, caller.CloseWrite())
-	m, _, err := d.Recv(testContext(t), me, server, 0)
+	m, _, err := d.Recv(testContext(t), me, server, model.RecvSpec{})
 	require.NoError(t, err)
 	require.True(t, m.EOF, "the end of stdin is FIN")
 	mustSend(t, d, server, "answer")
@@ -79,7 +79,7 @@ func TestAttachPassesTheEndOnAndWaitsForThePeers(t *testing.T) {
 
 // recv is a recv that shows whether the socket may be used.
 func recv(t *testing.T, d *Daemon, id model.ID) (model.Message, error) {
-	m, _, err := d.Recv(testContext(t), me, id, 0)
+	m, _, err := d.Recv(testContext(t), me, id, model.RecvSpec{})
 	return m, err
 }
 
@@ -87,14 +87,14 @@ func TestAttachIsExclusive(t *testing.T) {
 	d := newDaemon(t)
 	client, server := pair(t, d)
 	blocked := make(chan error, 1)
-	go func() { _, _, err := d.Recv(context.Background(), me, client, 0); blocked <- err }()
+	go func() { _, _, err := d.Recv(context.Background(), me, client, model.RecvSpec{}); blocked <- err }()
 	awaitWaiters(t, d, client, 1)
 	a, err := d.Attach(t.Context(), me, model.AttachSpec{ID: client, FD: model.NoFD})
 	require.NoError(t, err)
 	require.ErrorIs(t, within(t, "a recv that was there before did not end", blocked), families.ErrBusy)
 	for name, do := range map[string]func() error{
 		"send":   func() error { _, err := d.Send(t.Context(), me, client, []byte("x"), ""); return err },
-		"recv":   func() error { _, _, err := d.Recv(t.Context(), me, client, 0); return err },
+		"recv":   func() error { _, _, err := d.Recv(t.Context(), me, client, model.RecvSpec{}); return err },
 		"attach": func() error { _, err := d.Attach(t.Context(), me, model.AttachSpec{ID: client}); return err },
 		"relay":  func() error { _, err := d.Take(me.Owner(), client); return err },
 	} {
@@ -111,7 +111,7 @@ func TestAttachGivesWhatCameBackFirst(t *testing.T) {
 	d := newDaemon(t)
 	client, server := pair(t, d)
 	mustSend(t, d, server, "first ")
-	_, undo, err := d.Recv(testContext(t), me, client, 0)
+	_, undo, err := d.Recv(testContext(t), me, client, model.RecvSpec{})
 	require.NoError(t, err)
 	undo()
 	a, caller, ended := attached(t, d, model.AttachSpec{ID: client, FD: model.NoFD})

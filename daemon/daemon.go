@@ -61,6 +61,9 @@ type Daemon struct {
 	ctx  context.Context // ends when Stop begins
 	stop context.CancelFunc
 
+	stopTime time.Duration // what Stop waits; tests make it short
+	stopped  chan struct{} // closed when nothing is left
+
 	mu     sync.Mutex // guards closed; calls.Add happens under it
 	closed bool
 	calls  sync.WaitGroup
@@ -75,7 +78,7 @@ func New(o Options) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Daemon{opts: o, log: o.Log, policy: policy.New(), started: time.Now()}
+	d := &Daemon{opts: o, log: o.Log, policy: policy.New(), started: time.Now(), stopTime: stopTime, stopped: make(chan struct{})}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	if err := startFamilies(d.ctx, o.Families); err != nil {
 		d.stop()
@@ -112,18 +115,50 @@ func closeFamilies(set families.Set) error {
 	return errors.Join(errs...)
 }
 
+// ErrStuck is why Stop returned though something still runs.
+var ErrStuck = errors.New("something does not end")
+
+// stopTime is what Stop waits for calls, relays, captures and sockets. They end at
+// once, however many they are, but for one that a call into the kernel holds.
+const stopTime = 10 * time.Second
+
 // Stop ends every call, relay, capture and socket, and returns when none is
-// left. Twice is nil.
+// left. Twice is nil. When some do not end it returns all the same, after ten
+// seconds, with an error wrapping ErrStuck: the end of the process ends them.
 func (d *Daemon) Stop() error {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		d.calls.Wait()
-		return nil
+		return d.awaitStopped(nil)
 	}
 	d.closed = true
 	d.mu.Unlock()
 	d.stop()
+	done := make(chan error, 1)
+	go func() {
+		defer close(d.stopped)
+		done <- d.closeEverything()
+	}()
+	return d.awaitStopped(done)
+}
+
+// awaitStopped waits for closeEverything and returns what it said, if anything can
+// be said twice.
+func (d *Daemon) awaitStopped(said <-chan error) error {
+	t := time.NewTimer(d.stopTime)
+	defer t.Stop()
+	select {
+	case <-d.stopped:
+	case <-t.C:
+		return fmt.Errorf("stop, after %v: %w", d.stopTime, ErrStuck)
+	}
+	if said == nil {
+		return nil
+	}
+	return <-said
+}
+
+func (d *Daemon) closeEverything() error {
 	err := errors.Join(d.relays.Close(), d.captures.Close())
 	for _, k := range d.table.empty() {
 		err = errors.Join(err, k.close(errStopping))

@@ -26,7 +26,8 @@
 // A verb that takes something out of the kernel for a caller who has gone does
 // not lose it: an accepted socket stays in the table, a received piece goes back
 // to the front of its socket's queue, in the order in which the kernel gave it,
-// and the next recv has it.
+// and the next recv has it. A message that is longer than its caller can be given is
+// not taken at all.
 //
 // # Lock order
 //

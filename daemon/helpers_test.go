@@ -124,7 +124,7 @@ func mustSend(tb testing.TB, d *Daemon, id model.ID, data string) {
 
 func mustRecv(tb testing.TB, d *Daemon, id model.ID) string {
 	tb.Helper()
-	m, _, err := d.Recv(testContext(tb), me, id, 0)
+	m, _, err := d.Recv(testContext(tb), me, id, model.RecvSpec{})
 	require.NoError(tb, err)
 	return string(m.Data)
 }

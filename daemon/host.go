@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -80,8 +79,8 @@ func (l *lent) remove(id model.ID) *sock {
 // settle forgets the sockets of a relay that stands, or never will.
 func (l *lent) settle(endpoints ...families.Endpoint) {
 	for _, e := range endpoints {
-		if id, err := strconv.ParseInt(e.Address, 10, 64); err == nil && e.Network == families.NetworkID {
-			l.remove(model.ID(id))
+		if id, ok := model.ParseID(e.Address); ok && e.Network == families.NetworkID {
+			l.remove(id)
 		}
 	}
 }

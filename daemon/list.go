@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
@@ -112,8 +111,8 @@ func (d *Daemon) Show(ctx context.Context, c model.Caller, ref string) (model.Ob
 
 // find turns a REF into an ID; a NAME is a relay's.
 func (d *Daemon) find(ref string) (model.ID, error) {
-	if n, err := strconv.ParseInt(ref, 10, 64); err == nil && n > 0 {
-		return model.ID(n), nil
+	if id, ok := model.ParseID(ref); ok {
+		return id, nil
 	}
 	if !model.ValidName(ref) {
 		return 0, &families.SyntaxError{What: "reference", Text: ref, Why: "want an ID or a NAME"}

@@ -32,7 +32,7 @@ func TestAHundredBlockedRecvsDoNotDisturbEachOther(t *testing.T) {
 			start := time.Now()
 			ctx, cancel := context.WithTimeout(context.Background(), wanted)
 			defer cancel()
-			_, _, err := d.Recv(ctx, me, b, 0)
+			_, _, err := d.Recv(ctx, me, b, model.RecvSpec{})
 			ends <- end{wanted, time.Since(start), err}
 		}()
 	}
@@ -64,7 +64,7 @@ func TestOneOfManyWaitersGetsEachMessage(t *testing.T) {
 	got := make(chan string, n)
 	for range n {
 		go func() {
-			m, _, err := d.Recv(testContextBackground(), me, b, 0)
+			m, _, err := d.Recv(testContextBackground(), me, b, model.RecvSpec{})
 			if err != nil {
 				got <- err.Error()
 				return
@@ -90,7 +90,7 @@ func TestACallerThatLeavesEndsItsCallAndLosesNothing(t *testing.T) {
 	a, b := udp(t, d)
 	ctx, leave := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { _, _, err := d.Recv(ctx, me, b, 0); ended <- err }()
+	go func() { _, _, err := d.Recv(ctx, me, b, model.RecvSpec{}); ended <- err }()
 	awaitWaiters(t, d, b, 1)
 	leave()
 	require.ErrorIs(t, within(t, "recv did not end", ended), context.Canceled)
@@ -100,7 +100,7 @@ func TestACallerThatLeavesEndsItsCallAndLosesNothing(t *testing.T) {
 	}
 	var undos []func()
 	for range 3 {
-		_, undo, err := d.Recv(testContext(t), me, b, 0)
+		_, undo, err := d.Recv(testContext(t), me, b, model.RecvSpec{})
 		require.NoError(t, err)
 		undos = append(undos, undo)
 	}
@@ -118,11 +118,11 @@ func TestAMessageThatComesBackWakesAWaiter(t *testing.T) {
 	d := newDaemon(t)
 	a, b := udp(t, d)
 	mustSend(t, d, a, "first")
-	_, undo, err := d.Recv(testContext(t), me, b, 0)
+	_, undo, err := d.Recv(testContext(t), me, b, model.RecvSpec{})
 	require.NoError(t, err)
 	got := make(chan string, 1)
 	go func() {
-		m, _, _ := d.Recv(context.Background(), me, b, 0)
+		m, _, _ := d.Recv(context.Background(), me, b, model.RecvSpec{})
 		got <- string(m.Data)
 	}()
 	awaitWaiters(t, d, b, 1)
@@ -134,17 +134,17 @@ func TestAStreamThatComesBackIsReadInPieces(t *testing.T) {
 	d := newDaemon(t)
 	client, server := pair(t, d)
 	mustSend(t, d, client, "abcdefghij")
-	m, undo, err := d.Recv(testContext(t), me, server, 6)
+	m, undo, err := d.Recv(testContext(t), me, server, model.RecvSpec{Max: 6})
 	require.NoError(t, err)
 	require.Equal(t, "abcdef", string(m.Data))
 	undo()
-	m, undo, err = d.Recv(testContext(t), me, server, 2)
+	m, undo, err = d.Recv(testContext(t), me, server, model.RecvSpec{Max: 2})
 	require.NoError(t, err)
 	require.Equal(t, "ab", string(m.Data))
 	require.Equal(t, 2, m.Full)
 	undo()
 	for _, want := range []string{"abc", "def", "ghi", "j"} {
-		m, _, err = d.Recv(testContext(t), me, server, 3)
+		m, _, err = d.Recv(testContext(t), me, server, model.RecvSpec{Max: 3})
 		require.NoError(t, err)
 		require.Equal(t, want, string(m.Data))
 		require.False(t, m.Cut)
@@ -155,10 +155,10 @@ func TestAMessageThatComesBackIsCutForLessRoomAndNotForgotten(t *testing.T) {
 	d := newDaemon(t)
 	a, b := udp(t, d)
 	mustSend(t, d, a, "0123456789")
-	_, undo, err := d.Recv(testContext(t), me, b, 0)
+	_, undo, err := d.Recv(testContext(t), me, b, model.RecvSpec{})
 	require.NoError(t, err)
 	undo()
-	m, undo, err := d.Recv(testContext(t), me, b, 4)
+	m, undo, err := d.Recv(testContext(t), me, b, model.RecvSpec{Max: 4})
 	require.NoError(t, err)
 	require.Equal(t, "0123", string(m.Data))
 	require.Equal(t, 10, m.Full)
@@ -221,7 +221,7 @@ func TestSendsOnAStreamTakeTurns(t *testing.T) {
 	}
 	changes, total, last := 0, 0, byte(0)
 	for total < each*size {
-		m, _, err := d.Recv(testContext(t), me, server, 0)
+		m, _, err := d.Recv(testContext(t), me, server, model.RecvSpec{})
 		require.NoError(t, err)
 		for _, c := range m.Data {
 			if c != last {
@@ -262,7 +262,7 @@ func TestARelayTakesASocketWithWhatCameBack(t *testing.T) {
 	d := newDaemon(t)
 	client, server := pair(t, d)
 	mustSend(t, d, client, "came back,")
-	_, undo, err := d.Recv(testContext(t), me, server, 0)
+	_, undo, err := d.Recv(testContext(t), me, server, model.RecvSpec{})
 	require.NoError(t, err)
 	undo()
 	waiting := make(chan error, 1)
@@ -287,7 +287,7 @@ func TestARelayTakesASocketWithWhatCameBack(t *testing.T) {
 	require.NoError(t, err)
 	_, err = families.As[families.Descriptor](s)
 	require.ErrorIs(t, err, families.ErrNotSupported, "reading the descriptor would pass by what came back")
-	_, _, err = d.Recv(t.Context(), me, server, 0)
+	_, _, err = d.Recv(t.Context(), me, server, model.RecvSpec{})
 	require.ErrorIs(t, err, families.ErrNotFound)
 
 	taken, err := d.Take(me.Owner(), listener)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/daemon/config"
@@ -90,11 +91,16 @@ func (d *Daemon) mayRelay(c model.Caller, spec model.RelaySpec, replace bool) er
 	if err := d.relays.Check(spec); err != nil {
 		return err
 	}
-	if replace {
-		if id, ok := d.relays.Lookup(spec.Name); ok {
-			if _, err := d.relay(c, id); err != nil {
-				return err
-			}
+	id, taken := d.relays.Lookup(spec.Name)
+	if failed, ok := d.config.lookup(spec.Name); ok && !taken {
+		// A relay of the configuration that could not be started has its name.
+		if id, taken = failed, true; !replace {
+			return fmt.Errorf("relay add %q: a relay of the configuration has this name: %w", spec.Name, syscall.EEXIST)
+		}
+	}
+	if replace && taken {
+		if _, err := d.relay(c, id); err != nil {
+			return err
 		}
 	}
 	if err := pathsAreOpen(spec.To, spec.ToDirs); err != nil {
@@ -117,7 +123,7 @@ func (d *Daemon) mayKeep(c model.Caller, spec model.RelaySpec) error {
 		case e.Network == families.NetworkID:
 			return fmt.Errorf("keep a relay of %s: the socket ends with the daemon: %w", e, families.ErrNotSupported)
 		case e.NamesPath() && !d.policy.Trusted(c.UID):
-			return d.policy.Object(c, self(), "the daemon's right to open "+e.Address)
+			return d.policy.Object(c, self(), "the daemon's right to open "+families.Escape(e.Address))
 		}
 	}
 	return nil
@@ -138,6 +144,9 @@ func pathsAreOpen(tos []families.Endpoint, dirs []model.DirFD) error {
 func (d *Daemon) keep(permanent bool, r model.Relay) error {
 	d.config.turn.Lock()
 	defer d.config.turn.Unlock()
+	if e, ok := d.config.get(r.Name); ok && e.cause != "" {
+		d.emit("removed", model.KindRelay, e.id, "a caller has replaced it", e.view())
+	}
 	kept := d.config.isKept(r.Name)
 	switch {
 	case !permanent && !kept:

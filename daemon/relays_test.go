@@ -356,6 +356,77 @@ func TestARelayThatCannotStartIsListedAndTriedAgain(t *testing.T) {
 	require.Empty(t, mustStatus(t, d).Problems)
 }
 
+// With a relay of a caller's under a name of the configuration there were two relays
+// "web", one of them failed.
+func TestAConfiguredRelayTakesTheNameOfACallers(t *testing.T) {
+	dir := t.TempDir()
+	d := newDaemon(t, func(o *Options) { o.ConfigDirs = []string{dir} })
+	from := "tcp:" + freeTCP(t)
+	_, err := d.RelayAdd(testContext(t), me, spec(t, "web", from, "tcp:"+echo(t, "one")), false)
+	require.NoError(t, err)
+	mine := mustRelay(t, d, "web")
+	session := dial(t, mine.Local[0], "one")
+
+	writeRelay(t, dir, "web", from, "tcp:"+echo(t, "two"))
+	require.NoError(t, d.Reload(testContext(t)))
+	web := mustRelay(t, d, "web")
+	require.Equal(t, mine.ID, web.ID, "with the same FROM the listener stays")
+	require.Equal(t, filepath.Join(dir, "relays.d/web.conf"), web.Source)
+	require.Len(t, mustList(t, d).Relays, 1)
+	dial(t, web.Local[0], "two").says("the configuration counts")
+	session.says("and sessions go on")
+	problems := mustStatus(t, d).Problems
+	require.Len(t, problems, 1)
+	require.Contains(t, problems[0], "relays.d/web.conf: relay web: a caller had added one of this name")
+	require.NoError(t, d.Reload(testContext(t)))
+	require.Empty(t, mustStatus(t, d).Problems)
+
+	_, err = d.RelayAdd(testContext(t), me, spec(t, "other", "tcp:127.0.0.1:0", "tcp:"+echo(t, "three")), false)
+	require.NoError(t, err)
+	other := mustRelay(t, d, "other")
+	writeRelay(t, dir, "other", from, "tcp:"+echo(t, "four"))
+	require.NoError(t, d.Reload(testContext(t)))
+	require.Equal(t, other.ID, mustRelay(t, d, "other").ID, "FROM is taken")
+	require.Len(t, mustList(t, d).Relays, 2)
+	require.Contains(t, mustStatus(t, d).Problems[0], "relay other stays as it was")
+	dial(t, other.Local[0], "three").says("it does")
+}
+
+func mustList(t *testing.T, d *Daemon) model.Listing {
+	t.Helper()
+	l, err := d.List(t.Context(), me, nil)
+	require.NoError(t, err)
+	return l
+}
+
+// freeTCP is an address that nobody listens on.
+func freeTCP(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
+
+// A relay of the configuration that could not be started has its name all the same.
+func TestTheNameOfAFailedRelayIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	d := newDaemon(t, func(o *Options) { o.ConfigDirs = []string{dir} })
+	_, addr := listenTCP(t, d)
+	writeRelay(t, dir, "web", "tcp:"+addr, "tcp:"+echo(t, "one"))
+	require.NoError(t, d.Reload(testContext(t)))
+	require.Equal(t, stateFailed, mustRelay(t, d, "web").State)
+	mine := spec(t, "web", "tcp:127.0.0.1:0", "tcp:"+echo(t, "two"))
+	_, err := d.RelayAdd(testContext(t), me, mine, false)
+	require.ErrorIs(t, err, syscall.EEXIST)
+	require.ErrorContains(t, err, `relay add "web": `)
+	_, err = d.RelayAdd(testContext(t), me, mine, true)
+	require.NoError(t, err)
+	require.Len(t, mustList(t, d).Relays, 1)
+	dial(t, mustRelay(t, d, "web").Local[0], "two").says("replaced")
+	require.Empty(t, mustStatus(t, d).Problems)
+}
+
 func TestPermanentRelaysComeBack(t *testing.T) {
 	state, dir := t.TempDir(), t.TempDir()
 	at := func(o *Options) { o.StateDir, o.ConfigDirs = state, []string{dir} }
@@ -420,8 +491,32 @@ func TestCheckConfigNamesFileAndLine(t *testing.T) {
 		got = append(got, strings.TrimPrefix(err.Error(), dir+"/"))
 	}
 	require.Len(t, got, 4)
-	for i, want := range []string{"sockd.conf:2: ", "relays.d/balance.conf:4: ", "relays.d/option.conf:4: ", "relays.d/pair.conf:2: "} {
+	for i, want := range []string{"relays.d/balance.conf:4: ", "relays.d/option.conf:4: ", "relays.d/pair.conf:3: ", "sockd.conf:2: "} {
 		require.True(t, strings.HasPrefix(got[i], want), "got %q; want %q", got[i], want)
+	}
+}
+
+// Only the first kind of mistake was named: Balance=foo was not, beside Idle=zz, nor
+// was a second endpoint.
+func TestCheckConfigNamesEveryMistake(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "relays.d/all.conf", "[Relay]\nFrom=tcp:80\nBalance=foo\nIdle=zz\nnonsense\nTo=smtp:a\nTo=tcp:127.0.0.1:1\nTo=udp:127.0.0.1:1,mode=1\nMaxConns=no\n[Other]\nIdle=yy\n")
+	write(t, dir, "relays.d/line.conf", "[Relay]\nnonsense\n")
+	write(t, dir, "relays.d/pair.conf", "[Relay]\nFrom=udp:127.0.0.1:0\nTo=udp:127.0.0.1:1\nTo=tcp:127.0.0.1:1\nTo=ip4:icmp:\n")
+	write(t, dir, "sockd.conf", "[Daemon]\nnonsense\nLogLevel=loud\nMaxSockets=many\n")
+	var got []string
+	for _, err := range CheckConfig(set, []string{dir}, "") {
+		got = append(got, strings.TrimPrefix(err.Error(), dir+"/"))
+	}
+	want := []string{
+		"relays.d/all.conf:2: endpoint", "relays.d/all.conf:3: balance", "relays.d/all.conf:4: duration", `relays.d/all.conf:5: "nonsense"`,
+		"relays.d/all.conf:6: endpoint", "relays.d/all.conf:8: endpoint", "relays.d/all.conf:9: number", "relays.d/all.conf:10: section",
+		"relays.d/line.conf:2: ", "relays.d/pair.conf:4: udp to tcp", "relays.d/pair.conf:5: ip4",
+		"sockd.conf:2: ", "sockd.conf:3: log level", "sockd.conf:4: number",
+	}
+	require.Len(t, got, len(want), "%s", strings.Join(got, "\n"))
+	for i := range want {
+		require.True(t, strings.HasPrefix(got[i], want[i]), "got %q; want %q", got[i], want[i])
 	}
 }
 

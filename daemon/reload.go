@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/sockd/sockd/daemon/config"
 	"github.com/sockd/sockd/daemon/relay"
@@ -57,11 +59,12 @@ func (c *configured) drop(name string) {
 }
 
 // moved notes that a caller replaced the relay of a file by one with another ID.
+// Where the file's could not be started it is no longer listed: a name is one object.
 func (c *configured) moved(name string, id model.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.entries[name]; ok && e.cause == "" {
-		e.id = id
+	if e, ok := c.entries[name]; ok {
+		e.id, e.cause = id, ""
 		c.entries[name] = e
 	}
 }
@@ -163,7 +166,8 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	defer d.config.turn.Unlock()
 	l := d.load()
 	d.applySettings(l.Daemon)
-	l.problems = append(l.problems, d.applyRelays(ctx, l)...)
+	problems, warnings := d.applyRelays(ctx, l)
+	l.problems, l.warnings = append(l.problems, problems...), append(l.warnings, warnings...)
 	for _, p := range l.problems {
 		d.log.Error("configuration", "problem", p)
 	}
@@ -188,30 +192,37 @@ func CheckConfig(set families.Set, dirs []string, state string) []error {
 	return out
 }
 
-// check asks the engine about each relay, and makes broken what it refuses.
+// check asks the engine about each relay, and makes broken what it refuses. The
+// problems are all that there are, by file and line.
 func check(engine *relay.Engine, c *config.Config) []config.Problem {
-	c.Relays = slices.DeleteFunc(c.Relays, func(r config.Relay) bool {
-		err := engine.Check(r.Spec)
-		if err != nil {
-			c.Problems = append(c.Problems, r.Problem(keyOf(r.Spec, err), err))
-			c.Broken = append(c.Broken, r.Spec.Name)
+	refused := func(r config.Relay) bool {
+		mistakes := engine.Mistakes(r.Spec)
+		for _, m := range mistakes {
+			c.Problems = append(c.Problems, problemOf(r, m))
 		}
-		return err != nil
+		return len(mistakes) > 0
+	}
+	c.Relays = slices.DeleteFunc(c.Relays, func(r config.Relay) bool {
+		if !refused(r) {
+			return false
+		}
+		c.Broken = append(c.Broken, r.Spec.Name)
+		return true
+	})
+	for _, r := range c.Partial {
+		refused(r)
+	}
+	slices.SortStableFunc(c.Problems, func(a, b config.Problem) int {
+		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
 	return c.Problems
 }
 
-// keyOf says which line of a file an error is about: the endpoint's that it
-// quotes, Balance= where it is one, and From= for what concerns all.
-func keyOf(spec model.RelaySpec, err error) string {
-	var syntax *families.SyntaxError
-	switch {
-	case strings.HasPrefix(err.Error(), "balance"):
-		return "Balance"
-	case errors.As(err, &syntax) && syntax.Text != spec.From.String():
-		return "To"
+func problemOf(r config.Relay, m relay.Mistake) config.Problem {
+	if m.Key == "To" {
+		return r.ProblemTo(m.To, m.Err)
 	}
-	return "From"
+	return r.Problem(m.Key, m.Err)
 }
 
 // loaded is all that the files say.
@@ -261,23 +272,27 @@ func (d *Daemon) applySettings(s config.Daemon) {
 	}
 }
 
-// applyRelays returns the problems of relays whose old form stays.
-func (d *Daemon) applyRelays(ctx context.Context, l loaded) []string {
+// applyRelays returns the problems of relays whose old form stays, and the warnings
+// of those that took a caller's relay's place.
+func (d *Daemon) applyRelays(ctx context.Context, l loaded) (problems, warnings []string) {
 	for _, name := range d.config.names() {
 		if _, wanted := l.want[name]; !wanted && !l.broken[name] {
 			d.retire(name)
 		}
 	}
-	var problems []string
 	for _, name := range sortedNames(l.want) {
 		if l.broken[name] {
 			continue // a drop-in of the state's name: it stays as it was
 		}
-		if problem := d.applyRelay(ctx, name, l.want[name]); problem != "" {
+		problem, warning := d.applyRelay(ctx, name, l.want[name])
+		if problem != "" {
 			problems = append(problems, problem)
 		}
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
 	}
-	return problems
+	return problems, warnings
 }
 
 func sortedNames(m map[string]entry) []string {
@@ -303,32 +318,32 @@ func (d *Daemon) retire(name string) {
 	d.log.Info("relay removed", "relay", name, "file", e.relay.File)
 }
 
-// applyRelay makes the relay of one file run. The problem is for the case that it
-// runs on in its old form; one that does not run is listed as failed instead.
-func (d *Daemon) applyRelay(ctx context.Context, name string, want entry) (problem string) {
+// applyRelay makes the relay of one file run, in the place of one that runs under
+// its name: a name in both is the configuration's, and the warning says so. The
+// problem is for the case that the old one runs on; a relay that does not run is
+// listed as failed instead.
+func (d *Daemon) applyRelay(ctx context.Context, name string, want entry) (problem, warning string) {
 	have, known := d.config.get(name)
 	id, runs := d.relays.Lookup(name)
 	ours := known && have.cause == "" && runs && id == have.id
 	if ours && d.runsAs(id, want.relay.Spec) {
 		want.id = id
 		d.config.set(name, want)
-		return ""
+		return "", ""
 	}
-	start := d.relays.Add
-	if ours {
-		start = d.relays.Replace
-	}
-	spec := want.relay.Spec
-	r, err := start(ctx, spec)
+	r, err := d.relays.Replace(ctx, want.relay.Spec)
 	switch {
 	case err == nil:
 		d.relayRuns(name, have, want, r)
-		return ""
-	case ours:
-		return want.relay.Problem("From", fmt.Errorf("relay %s stays as it was: %w", name, err)).Error()
+		if runs && !ours {
+			warning = fmt.Sprintf("%s: relay %s: a caller had added one of this name, which has made room for the configuration's", want.relay.File, name)
+		}
+		return "", warning
+	case runs, errors.Is(err, syscall.EEXIST): // EEXIST: a caller is adding one just now
+		return want.relay.Problem("From", fmt.Errorf("relay %s stays as it was: %w", name, err)).Error(), ""
 	}
 	d.relayFails(name, have, want, err)
-	return ""
+	return "", ""
 }
 
 // runsAs tells whether a relay is what a file says it shall be, whatever the file

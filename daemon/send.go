@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
@@ -19,6 +20,9 @@ func (d *Daemon) Send(ctx context.Context, c model.Caller, id model.ID, data []b
 	defer call.end()
 	m := families.Msg{Data: data}
 	if to != "" {
+		if err := call.k.mayName(); err != nil {
+			return 0, call.fail(to, err)
+		}
 		err := call.k.until(call.ctx, func(ctx context.Context) error { // a name server may take its time
 			addrs, err := call.addrs(ctx, to)
 			if err == nil {
@@ -32,9 +36,29 @@ func (d *Daemon) Send(ctx context.Context, c model.Caller, id model.ID, data []b
 	}
 	n, err := call.k.send(call.ctx, &m, nil)
 	if err != nil {
-		return n, call.fail(to, err)
+		return n, call.fail(to, asWritten(err, to))
 	}
 	return n, nil
+}
+
+// mayName refuses a receiver on a connection. The kernel passes over it on TCP and
+// seqpacket sockets, and the data would go to the peer without a word.
+func (k *sock) mayName() error {
+	i := k.s.Info()
+	if needsPeer(i.Type) && (i.State == families.Connected || i.State == families.HalfClosed) {
+		return syscall.EISCONN
+	}
+	return nil
+}
+
+// asWritten names the receiver as the user did: its sockaddr may not say it (an
+// interface that is not there has no number).
+func asWritten(err error, to string) error {
+	var op *families.OpError
+	if to == "" || !errors.As(err, &op) {
+		return err
+	}
+	return &families.OpError{Op: op.Op, Family: op.Family, Addr: to, Err: op.Err}
 }
 
 // send sends all of m. What was taken is counted, on error too.

@@ -49,10 +49,11 @@ const (
 	dropRights   = iota // descriptors that came with a message and were closed
 	dropCut             // messages that did not fit what the caller wanted
 	dropReturned        // pieces that came back when too many had
+	dropUnsent          // pieces of an attached caller who left, that the socket had no room for
 	dropCauses
 )
 
-var dropNames = [dropCauses]string{dropRights: "rights", dropCut: "cut", dropReturned: "returned"}
+var dropNames = [dropCauses]string{dropRights: "rights", dropCut: "cut", dropReturned: "returned", dropUnsent: "unsent"}
 
 // errWoken ends a wait that is to begin anew.
 var errWoken = errors.New("woken")

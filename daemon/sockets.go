@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"syscall"
 
 	"github.com/sockd/sockd/families"
@@ -30,6 +31,10 @@ func (d *Daemon) Open(ctx context.Context, c model.Caller, family, typ string, p
 	return d.enterTable(k, "opened"), nil
 }
 
+// maxProtocol is the largest that any family knows, an EtherType. socket(2) takes an
+// int and would be given the lower half of a larger number.
+const maxProtocol = 1<<16 - 1
+
 func (d *Daemon) open(ctx context.Context, family, typ string, protocol int, protocolName string, fd int) (families.Family, families.Socket, error) {
 	f, err := d.opts.Families.Family(family)
 	if err != nil {
@@ -43,6 +48,9 @@ func (d *Daemon) open(ctx context.Context, family, typ string, protocol int, pro
 		if protocol, err = f.ParseProtocol(t, protocolName); err != nil {
 			return nil, nil, opError("open", f.Name(), protocolName, err)
 		}
+	}
+	if protocol < 0 || protocol > maxProtocol {
+		return nil, nil, opError("open", f.Name(), strconv.Itoa(protocol), fmt.Errorf("a protocol is a number from 0 to %d: %w", maxProtocol, families.ErrSyntax))
 	}
 	if err := d.table.room(); err != nil {
 		return nil, nil, opError("open", f.Name(), typ, err)
@@ -265,7 +273,7 @@ func shutdown(s families.Socket, how string) error {
 	case "wr":
 		return h.CloseWrite()
 	case "both":
-		return errors.Join(h.CloseWrite(), h.CloseRead())
+		return h.CloseBoth()
 	}
 	return &families.SyntaxError{What: "direction", Text: how, Why: "want rd, wr or both"}
 }
@@ -335,6 +343,34 @@ func (d *Daemon) Borrow(ctx context.Context, c model.Caller, id model.ID, f func
 	return f(fd, k.s.Info().Type.String())
 }
 
+// What one Return can tell of, and where the counters end: far above what a
+// machine sends in its life, and low enough that what is added never makes them
+// negative.
+const (
+	maxReturned = 1 << 40
+	maxCount    = 1 << 62
+)
+
+// checkReturned refuses counts that cannot be true.
+func (k *sock) checkReturned(done string, bytes, messages int64) error {
+	why := ""
+	switch {
+	case bytes < 0 || messages < 0:
+		why = "a count is not negative"
+	case done != "send" && (bytes != 0 || messages != 0):
+		why = "nothing is sent by that"
+	case bytes > maxReturned || messages > maxReturned:
+		why = "more than can have been sent"
+	case k.messages && (bytes+model.MaxMessage-1)/model.MaxMessage > messages:
+		why = "more bytes than so many messages can have"
+	case k.txBytes.Load() > maxCount || k.txMessages.Load() > maxCount:
+		why = "the socket's counters are full"
+	default:
+		return nil
+	}
+	return &families.SyntaxError{What: "count", Text: fmt.Sprintf("%d bytes, %d messages", bytes, messages), Why: why}
+}
+
 // events are what a borrower may have done, and what watchers are told of it.
 var events = map[string]string{"bind": "bound", "connect": "connected", "listen": "listening", "send": ""}
 
@@ -349,8 +385,8 @@ func (d *Daemon) Return(ctx context.Context, c model.Caller, id model.ID, done s
 	if !ok {
 		return model.Socket{}, call.fail(done, &families.SyntaxError{What: "use", Text: done, Why: "want bind, connect, listen or send"})
 	}
-	if bytes < 0 || messages < 0 {
-		return model.Socket{}, call.fail(done, &families.SyntaxError{What: "count", Text: done, Why: "a count is not negative"})
+	if err := call.k.checkReturned(done, bytes, messages); err != nil {
+		return model.Socket{}, call.fail(done, err)
 	}
 	call.k.txBytes.Add(bytes)
 	if call.k.messages {

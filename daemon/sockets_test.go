@@ -57,7 +57,7 @@ func TestTheClassicProcedure(t *testing.T) {
 			ids, err := d.Close(t.Context(), me, text(client), false)
 			require.NoError(t, err)
 			require.Equal(t, []model.ID{client}, ids)
-			m, undo, err := d.Recv(testContext(t), me, accepted.ID, 0)
+			m, undo, err := d.Recv(testContext(t), me, accepted.ID, model.RecvSpec{})
 			require.NoError(t, err)
 			require.True(t, m.EOF)
 			require.Nil(t, undo)
@@ -79,7 +79,7 @@ func TestDatagramsNameTheirSender(t *testing.T) {
 		n, err := d.Send(t.Context(), me, a, make([]byte, size), bt)
 		require.NoError(t, err)
 		require.Equal(t, size, n)
-		m, _, err := d.Recv(testContext(t), me, b, 0)
+		m, _, err := d.Recv(testContext(t), me, b, model.RecvSpec{})
 		require.NoError(t, err)
 		require.Equal(t, at, m.From)
 		require.Len(t, m.Data, size)
@@ -93,7 +93,7 @@ func TestACutMessageIsNotSilent(t *testing.T) {
 	d := newDaemon(t)
 	a, b := udp(t, d)
 	mustSend(t, d, a, "0123456789")
-	m, _, err := d.Recv(testContext(t), me, b, 4)
+	m, _, err := d.Recv(testContext(t), me, b, model.RecvSpec{Max: 4})
 	require.NoError(t, err)
 	require.Equal(t, model.Message{Data: []byte("0123"), Full: 10, Cut: true, From: mustShow(t, d, a).Local}, m)
 	require.Equal(t, model.Drops{"cut": 1}, mustShow(t, d, b).Drops)
@@ -118,6 +118,7 @@ func TestErrorsSayWhatWasTried(t *testing.T) {
 		{"no such socket", func() error { _, err := d.Bind(t.Context(), me, 999, "x"); return err }, families.ErrNotFound, "bind: socket 999: not found"},
 		{"no such reference", func() error { _, err := d.Show(t.Context(), me, "nothing"); return err }, families.ErrNotFound, `show: nothing is called "nothing": not found`},
 		{"closing what is not there", func() error { _, err := d.Close(t.Context(), me, "999", false); return err }, families.ErrNotFound, `close: nothing is called "999": not found`},
+		{"a reference that is no ID as IDs are printed", func() error { _, err := d.Close(t.Context(), me, "01", false); return err }, families.ErrSyntax, `close: reference "01"`},
 		{"a reference that is none", func() error { _, err := d.Show(t.Context(), me, "-"); return err }, families.ErrSyntax, `reference "-"`},
 		{"no such family", func() error { _, err := d.Open(t.Context(), me, "ax25", "stream", 0, "", model.NoFD); return err }, families.ErrSyntax, `family "ax25"`},
 		{"no such type", func() error { _, err := d.Open(t.Context(), me, "inet", "tcp", 0, "", model.NoFD); return err }, families.ErrSyntax, `type "tcp"`},
@@ -135,7 +136,7 @@ func TestErrorsSayWhatWasTried(t *testing.T) {
 		}, families.ErrNotSupported, "borrow inet: only sockets of family local are lent"},
 		{"a use that nobody knows", func() error { _, err := d.Return(t.Context(), me, unix, "rename", 0, 0); return err }, families.ErrSyntax, `return local "rename": `},
 		{"a kind that nobody knows", func() error { _, err := d.List(t.Context(), me, []string{"files"}); return err }, families.ErrSyntax, `kind "files"`},
-		{"nothing to receive at once", func() error { _, _, err := d.Recv(now, me, dgram, 0); return err }, context.Canceled, "recv inet: its caller left"},
+		{"nothing to receive at once", func() error { _, _, err := d.Recv(now, me, dgram, model.RecvSpec{}); return err }, context.Canceled, "recv inet: its caller left"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.do()
@@ -260,7 +261,7 @@ func TestCloseUnblocksEverybody(t *testing.T) {
 		do func() error
 	}{
 		"accept": {listener, func() error { _, err := d.Accept(context.Background(), me, listener); return err }},
-		"recv":   {receiver, func() error { _, _, err := d.Recv(context.Background(), me, receiver, 0); return err }},
+		"recv":   {receiver, func() error { _, _, err := d.Recv(context.Background(), me, receiver, model.RecvSpec{}); return err }},
 		"send":   {sender, send},
 	} {
 		ended := make(chan error, 1)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 )
 
@@ -25,8 +26,8 @@ func (d *Daemon) Status(ctx context.Context, c model.Caller) (model.Status, erro
 		Sockets: int64(d.table.len()), Relays: int64(len(d.relays.Relays()) + len(d.config.failed())),
 		Sessions: int64(len(d.relays.Sessions())), Captures: int64(len(d.running.list())),
 		Families: []string{}, Missing: missing(effectiveCapabilities()),
-		Config: strings.Join(d.opts.ConfigDirs, ":"), StateDir: d.opts.StateDir,
-		Kernel: firstLine("/proc/sys/kernel/osrelease"), Control: d.opts.ControlSocket,
+		Config: families.Escape(strings.Join(d.opts.ConfigDirs, ":")), StateDir: families.Escape(d.opts.StateDir),
+		Kernel: firstLine("/proc/sys/kernel/osrelease"), Control: families.Escape(d.opts.ControlSocket),
 		Problems: d.config.allProblems(),
 	}
 	for _, f := range d.opts.Families {

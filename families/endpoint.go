@@ -10,11 +10,11 @@ import (
 // Endpoint is NETWORK:ADDRESS[,option[=value]]... as a user writes it. It is only
 // split here: what the address means is its family's affair (Set.Resolve).
 //
-// In Address and values `\,` `\\` and `\xNN` stand for what cannot be written
-// plainly; String writes them again where they are needed.
+// In the text `\,` `\\` and `\xNN` stand for what cannot be written plainly. Here
+// Address and values are in plain form; String escapes them (Escape).
 type Endpoint struct {
 	Network string
-	Address string
+	Address string // in plain form
 	Options []Option
 }
 
@@ -84,7 +84,7 @@ func splitEscaped(s string, start int) ([]field, error) {
 		case c == '\\':
 			b, n, ok := unescape(s[i+1:])
 			if !ok {
-				return nil, &SyntaxError{What: "endpoint", Text: s, Column: i + 1, Why: `after a backslash comes "," or "\" or "xNN"`}
+				return nil, &SyntaxError{What: "endpoint", Text: s, Column: i + 1, Why: badEscape}
 			}
 			word.WriteByte(b)
 			i += n
@@ -94,60 +94,6 @@ func splitEscaped(s string, start int) ([]field, error) {
 	}
 	flush()
 	return fields, nil
-}
-
-// unescape reads what follows a backslash: the byte meant, and how much was read.
-func unescape(s string) (b byte, n int, ok bool) {
-	switch {
-	case s == "":
-		return 0, 0, false
-	case s[0] == ',' || s[0] == '\\':
-		return s[0], 1, true
-	case s[0] == 'x' && len(s) >= 3:
-		hi, lo := unhex(s[1]), unhex(s[2])
-		return hi<<4 | lo, 3, hi < 16 && lo < 16
-	}
-	return 0, 0, false
-}
-
-func unhex(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	case c >= 'A' && c <= 'F':
-		return c - 'A' + 10
-	}
-	return 0xff
-}
-
-// Escape writes s so that ParseEndpoint reads it back as an address or a value:
-// commas, backslashes and bytes that do not print are escaped.
-func Escape(s string) string {
-	plain := true
-	for i := range len(s) {
-		if c := s[i]; c == ',' || c == '\\' || c < 0x20 || c == 0x7f {
-			plain = false
-			break
-		}
-	}
-	if plain {
-		return s
-	}
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == ',' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c < 0x20 || c == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }
 
 // String is what ParseEndpoint reads.
@@ -228,7 +174,7 @@ func (s Set) Resolve(ctx context.Context, e Endpoint) ([]Target, error) {
 		}
 	}
 	if !known {
-		return nil, &SyntaxError{What: "endpoint", Text: e.String(), Column: 1, Why: fmt.Sprintf("no network is called %q", e.Network), Hint: "the networks are " + strings.Join(s.Networks(), " ")}
+		return nil, s.notOurs(e)
 	}
 	targets, err := s.resolveNames(ctx, e)
 	if err != nil {
@@ -238,6 +184,20 @@ func (s Set) Resolve(ctx context.Context, e Endpoint) ([]Target, error) {
 		return targets, nil
 	}
 	return nil, first
+}
+
+// notOurs says that e's network is no family's: fd and id are networks too, but not
+// everywhere.
+func (s Set) notOurs(e Endpoint) error {
+	all := append(s.Networks(), NetworkFD, NetworkID)
+	err := &SyntaxError{What: "endpoint", Text: e.String(), Column: 1, Why: fmt.Sprintf("no network is called %q", e.Network), Hint: "the networks are " + strings.Join(all, " ")}
+	switch e.Network {
+	case NetworkFD:
+		err.Why, err.Hint = "what systemd handed over can only be the FROM of a relay", ""
+	case NetworkID:
+		err.Why, err.Hint = "an open socket cannot stand here", ""
+	}
+	return err
 }
 
 // alternatives are the families after f that read e too: ":80" is inet6's first,
@@ -281,7 +241,7 @@ func target(f Family, n Network, e Endpoint) (Target, error) {
 	if n.Protocol && address == "" {
 		return t, nil
 	}
-	if t.Addr, err = f.ParseAddr(n.Type, address); err != nil {
+	if t.Addr, err = f.ParseAddr(n.Type, Escape(address)); err != nil {
 		return Target{}, inEndpoint(err, e, address)
 	}
 	return t, nil
@@ -295,10 +255,10 @@ func inEndpoint(err error, e Endpoint, address string) error {
 	if !errors.As(err, &s) || s.What != "address" {
 		return err
 	}
-	prefix := e.Network + ":" + strings.TrimSuffix(e.Address, address)
+	prefix := e.Network + ":" + Escape(strings.TrimSuffix(e.Address, address))
 	out := &SyntaxError{What: "endpoint", Text: e.String(), Why: s.Why}
 	if s.Column > 0 {
-		out.Column = len(prefix) + len(Escape(address[:min(s.Column-1, len(address))])) + 1
+		out.Column = len(prefix) + s.Column
 	}
 	if s.Hint != "" {
 		out.Hint = prefix + strings.ReplaceAll(s.Hint, " or ", " or "+prefix)
@@ -338,7 +298,7 @@ func (s Set) resolveNames(ctx context.Context, e Endpoint) ([]Target, error) {
 			if n.Name != e.Network || n.Protocol {
 				continue
 			}
-			addrs, err := r.Resolve(ctx, n.Type, e.Address)
+			addrs, err := r.Resolve(ctx, n.Type, Escape(e.Address))
 			if err != nil && !errors.Is(err, ErrSyntax) && firstErr == nil {
 				firstErr = err
 			}

@@ -27,7 +27,7 @@ var (
 type OpError struct {
 	Op     string // "bind"
 	Family string // "inet"
-	Addr   string // as the user wrote it; may be empty
+	Addr   string // as the user wrote it, in escaped form; may be empty
 	Err    error  // wraps a syscall.Errno or one of the errors above
 }
 
@@ -35,7 +35,7 @@ func (e *OpError) Error() string {
 	if e.Addr == "" {
 		return fmt.Sprintf("%s %s: %v", e.Op, e.Family, e.Err)
 	}
-	return fmt.Sprintf("%s %s %q: %v", e.Op, e.Family, e.Addr, e.Err)
+	return fmt.Sprintf("%s %s %s: %v", e.Op, e.Family, Quote(e.Addr), e.Err)
 }
 
 func (e *OpError) Unwrap() error { return e.Err }
@@ -52,9 +52,9 @@ type SyntaxError struct {
 
 func (e *SyntaxError) Error() string {
 	if e.Column > 0 {
-		return fmt.Sprintf("%s %q: column %d: %s", e.What, e.Text, e.Column, e.Why)
+		return fmt.Sprintf("%s %s: column %d: %s", e.What, Quote(e.Text), e.Column, e.Why)
 	}
-	return fmt.Sprintf("%s %q: %s", e.What, e.Text, e.Why)
+	return fmt.Sprintf("%s %s: %s", e.What, Quote(e.Text), e.Why)
 }
 
 func (e *SyntaxError) Unwrap() error { return ErrSyntax }

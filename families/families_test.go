@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/familytest"
@@ -87,16 +89,85 @@ func FuzzEndpoint(f *testing.F) {
 	})
 }
 
+// The law of escapes: what is escaped is one line of UTF-8 that prints, comes back
+// as it was, also within an endpoint, and is not escaped again for somebody's eyes.
 func FuzzEscape(f *testing.F) {
-	for _, s := range []string{"", "a,b", `\`, "\x00", "ü", "\xff", "a=b", `\x41`} {
+	for _, s := range []string{"", "a,b", `\`, "\x00", "ü", "\xff", "a=b", `\x41`, "\xff\xfe", "\ufffd", "\u202e", "\u0085\x1b[31m", "a\nb", "a b\u00a0c", "\xf0\x9f\x98"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
+		escaped := families.Escape(text)
+		require.True(t, utf8.ValidString(escaped), "%q", escaped)
+		for _, r := range escaped {
+			require.True(t, unicode.IsPrint(r) && r != utf8.RuneError, "%q", escaped)
+		}
+		plain, err := families.Unescape(escaped)
+		require.NoError(t, err)
+		require.Equal(t, text, plain)
+		require.Equal(t, escaped, families.Printable(escaped))
 		e, err := families.ParseEndpoint("x:" + families.Escape(text) + ",o=" + families.Escape(text))
 		require.NoError(t, err)
 		require.Equal(t, text, e.Address)
 		require.Equal(t, text, e.Options[0].Value)
 	})
+}
+
+// The law of Unescape: what it reads is written to be read as the same, what it
+// cannot read is a SyntaxError with its column.
+func FuzzUnescape(f *testing.F) {
+	for _, s := range []string{"", `a\,b`, `\\`, `\x00`, `\xff\XFF`, `\`, `\q`, `\x4`, `\xg0`, "a,b", "\xff"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		plain, err := families.Unescape(text)
+		if err != nil {
+			var s *families.SyntaxError
+			require.ErrorAs(t, err, &s)
+			require.Equal(t, byte('\\'), text[s.Column-1])
+			require.Empty(t, plain)
+			return
+		}
+		again, err := families.Unescape(families.Escape(plain))
+		require.NoError(t, err)
+		require.Equal(t, plain, again)
+	})
+}
+
+func TestEscapesThatCannotBeReadSayWhere(t *testing.T) {
+	for text, column := range map[string]int{`\`: 1, `a\q`: 2, `/tmp/\x4`: 6, `\\\xg0`: 3} {
+		_, err := families.Unescape(text)
+		var s *families.SyntaxError
+		require.ErrorAs(t, err, &s, text)
+		require.Equal(t, column, s.Column, text)
+	}
+}
+
+// An error line wrote the escapes of what the user had typed once more:
+// endpoint "tcp:127.0.0.1:0,\\x1b[31m", which nobody can type again.
+func TestErrorsShowAnAddressAsItIsTyped(t *testing.T) {
+	require.EqualError(t, &families.OpError{Op: "bind", Family: "local", Addr: `/tmp/a\,b\x1b`, Err: syscall.EACCES}, `bind local "/tmp/a\,b\x1b": permission denied`)
+	_, err := families.ParseEndpoint("tcp:127.0.0.1:0,\x1b[31m,=")
+	require.EqualError(t, err, `endpoint "tcp:127.0.0.1:0,\x1b[31m,=": column 23: an option has no name`)
+	e, err := families.ParseEndpoint(`tcp:a\,b:99999`)
+	require.NoError(t, err)
+	_, err = kernelSet.Resolve(t.Context(), e)
+	require.ErrorContains(t, err, `endpoint "tcp:a\,b:99999": column 10: `)
+}
+
+func TestUnixAddressesThatDoNotFit(t *testing.T) {
+	for addr, why := range map[string]string{
+		"":                             "want a path or @NAME",
+		"/a\x00b":                      "a path has no NUL byte",
+		strings.Repeat("p", 109):       "a socket's path has at most 108 bytes, this one has 109",
+		"@" + strings.Repeat("a", 108): "an abstract name has at most 107 bytes after the @, this one has 108",
+	} {
+		var s *families.SyntaxError
+		require.ErrorAs(t, families.CheckUnixAddress(addr), &s, addr)
+		require.Equal(t, why, s.Why)
+	}
+	for _, addr := range []string{"@", "@a\x00b", "x", strings.Repeat("p", 108), "@" + strings.Repeat("a", 107)} {
+		require.NoError(t, families.CheckUnixAddress(addr))
+	}
 }
 
 func TestTakeLeavesTheRest(t *testing.T) {
@@ -169,7 +240,10 @@ func TestEndpointsThatLeadNowhereSayWhy(t *testing.T) {
 		{"ip4:icmp", "want PROTO:ADDRESS", "ip4:icmp:10.0.0.1", 5},
 		{"ip4:icmp:host", `"host" is no IPv4 address`, "ip4:icmp:127.0.0.1", 10},
 		{"unix:", "want a path or @NAME", "unix:/run/x.sock or unix:@x", 6},
-		{"ipx:x", `no network is called "ipx"`, "the networks are tcp tcp6 udp udp6 ip6 tcp4 udp4 ip4 unix unixgram unixpacket", 1},
+		// The list left out fd and id.
+		{"ipx:x", `no network is called "ipx"`, "the networks are tcp tcp6 udp udp6 ip6 tcp4 udp4 ip4 unix unixgram unixpacket fd id", 1},
+		{"fd:x", "what systemd handed over can only be the FROM of a relay", "", 1},
+		{"id:7", "an open socket cannot stand here", "", 1},
 	} {
 		e, err := families.ParseEndpoint(row.text)
 		require.NoError(t, err, row.text)

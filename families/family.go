@@ -53,8 +53,10 @@ type Family interface {
 	Networks() []Network
 	// Types are the socket types that Open accepts.
 	Types() []Type
-	// ParseAddr reads an address as a user writes it, for a socket of type t. It
-	// looks nothing up: a host name is an error wrapping ErrSyntax (see Resolver).
+	// ParseAddr reads an address as a user writes it, in escaped form (Unescape),
+	// for a socket of type t. A family whose addresses have nothing to escape may
+	// read it as it is. It looks nothing up: a host name is an error wrapping
+	// ErrSyntax (see Resolver).
 	ParseAddr(t Type, s string) (Addr, error)
 	// ParseProtocol reads a protocol for type t, a name or a number ("icmp",
 	// "0x88b5"). "" is 0: the system picks.

@@ -11,7 +11,7 @@ import (
 
 // Addr is an address of one family. Addrs are immutable and comparable with ==.
 type Addr interface {
-	net.Addr // Network is one of the family's network words, String what ParseAddr reads
+	net.Addr // Network is one of the family's network words, String what ParseAddr reads, in escaped form
 	// Sockaddr is the address as the kernel has it, struct sockaddr and all.
 	Sockaddr() Name
 	// Scope is what policy needs to see.
@@ -23,7 +23,7 @@ type Addr interface {
 type Scope struct {
 	Prefix    netip.Prefix // the host, /32 or /128
 	Port      uint16
-	Path      string // absolute, or "@name" for an abstract unix name
+	Path      string // in plain form: absolute, or "@name" for an abstract unix name
 	Interface string
 }
 
@@ -176,6 +176,9 @@ type Listener interface {
 type HalfCloser interface {
 	CloseRead() error
 	CloseWrite() error
+	// CloseBoth ends both in one step, which the one after the other may not
+	// manage: after the first the connection can be gone.
+	CloseBoth() error
 }
 
 // Resetter is a socket that can end with a reset: the peer sees an error, not
@@ -191,7 +194,8 @@ type Descriptor interface {
 
 // Optioner is a socket with options.
 type Optioner interface {
-	// Options are the names that Option reads, sorted.
+	// Options are the names that Option reads, sorted, but for those whose reading
+	// changes the socket (so_error).
 	Options() []string
 	Option(name string) (string, error)
 	// SetOption sets one; an unknown name or a value that does not parse wraps

@@ -81,7 +81,12 @@ func TestInstallPutsEachFileWhereItIsRead(t *testing.T) {
 				tt.prefix + "/bin/sockd", tt.prefix + "/bin/sockd-ctl",
 				tt.units + "/sockd.service", tt.units + "/sockd.socket",
 				tt.sysusers + "/sockd.conf", tt.tmpfiles + "/sockd.conf",
+				tt.prefix + "/share/bash-completion/completions/sockd-ctl", tt.prefix + "/share/zsh/site-functions/_sockd-ctl",
+				tt.prefix + "/share/fish/vendor_completions.d/sockd-ctl.fish",
 			})
+			zsh, err := os.ReadFile(tree + tt.prefix + "/share/zsh/site-functions/_sockd-ctl")
+			require.NoError(t, err)
+			require.True(t, strings.HasPrefix(string(zsh), "#compdef sockd-ctl\n"))
 			service, err := os.ReadFile(tree + tt.units + "/sockd.service")
 			require.NoError(t, err)
 			require.Contains(t, string(service), "\nExecStart="+tt.prefix+"/bin/sockd\n")

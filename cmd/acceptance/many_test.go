@@ -40,6 +40,7 @@ func TestTenThousandSocketsThroughOneConnection(t *testing.T) {
 		require.NoError(t, c.Call(ctx, "io.sockd.Manager.Close", map[string]any{"refs": []string{}, "all": true}, nil))
 		require.Equal(t, "[]", s.run("ls", "--json"), "none is left")
 	}
+	require.NoError(t, c.Call(ctx, "io.sockd.Manager.List", map[string]any{"kinds": []string{"sockets"}}, nil)) // the daemon has accepted us by now
 	before := s.descriptors()
 	round()
 	s.eventually("the descriptors are back", func() bool { return s.descriptors() <= before })

@@ -115,8 +115,10 @@ func (p *printer) ethernet(data []byte, full int) {
 	kind := binary.BigEndian.Uint16(data[12:])
 	if p.opts.Ethernet {
 		p.printf("%s > %s, ", eth.SrcMAC, eth.DstMAC)
-		p.etherType(kind)
-		p.printf("length %d: ", full)
+		if kind >= minEtherType { // the frame's length follows otherwise
+			p.etherType(kind)
+			p.printf("length %d: ", full)
+		}
 	}
 	p.etherPayload(kind, data[ethernetHeader:], full-ethernetHeader, eth.SrcMAC, eth.DstMAC)
 }
@@ -126,7 +128,7 @@ func (p *printer) etherType(kind uint16) {
 	switch {
 	case kind < minEtherType:
 	case p.opts.Quiet:
-		p.printf("%s, ", etherTypeWord(kind))
+		p.printf("%s, ", etherTypeShort(kind))
 	default:
 		p.printf("ethertype %s, ", etherTypeName(kind))
 	}
@@ -175,17 +177,6 @@ func (p *printer) vlan(tag, kind uint16, cooked bool) {
 	}
 }
 
-// llc writes an IEEE 802.3 frame, whose type is its length.
-func (p *printer) llc(length uint16, data []byte, src, dst net.HardwareAddr) {
-	if !p.opts.Ethernet && src != nil {
-		p.printf("%s > %s, ", src, dst)
-	}
-	p.printf("802.3, length %d", length)
-	if len(data) >= 2 {
-		p.printf(": LLC, dsap 0x%02x, ssap 0x%02x", data[0], data[1])
-	}
-}
-
 // network writes a packet by its ethertype. named is whether its protocol is
 // said: -e has said it already.
 func (p *printer) network(kind uint16, data []byte, full int, named bool, src, dst net.HardwareAddr) {
@@ -202,13 +193,27 @@ func (p *printer) network(kind uint16, data []byte, full int, named bool, src, d
 		say("IP6 ")
 		p.ipv6(data, full)
 	case layers.EthernetTypeARP:
+		if !wholeARP(data) {
+			p.line.WriteString(" [|arp]")
+			return
+		}
 		say("ARP, ")
 		p.arp(data, full)
 	default:
 		if src != nil && named {
-			p.printf("%s > %s, ethertype %s, length %d: ", src, dst, etherTypeName(kind), full+ethernetHeader)
+			p.printf("%s > %s, ", src, dst)
+			p.etherType(kind)
+			p.printf("length %d: ", full+ethernetHeader)
 		}
-		p.printf("\n\t%s", strings.TrimLeft(hexLines(data, false), "\n\t"))
+		p.unknown(data)
+	}
+}
+
+// unknown writes what nobody can read, unless the bytes are shown anyway or short
+// lines are wanted.
+func (p *printer) unknown(data []byte) {
+	if !p.opts.Quiet && !p.opts.Hex && !p.opts.HexASCII && !p.opts.ASCII {
+		p.line.WriteString(hexLines(data, true))
 	}
 }
 
@@ -278,37 +283,89 @@ func etherTypeWord(kind uint16) string {
 	return "Unknown"
 }
 
+// etherTypeShort is what -q says.
+func etherTypeShort(kind uint16) string {
+	if name, ok := etherTypes[layers.EthernetType(kind)]; ok {
+		return name
+	}
+	return fmt.Sprintf("Unknown Ethertype (0x%04x)", kind)
+}
+
 func etherTypeName(kind uint16) string { return fmt.Sprintf("%s (0x%04x)", etherTypeWord(kind), kind) }
 
-// arp writes an ARP packet of Ethernet and IPv4.
+const arpHeader = 8
+
+// wholeARP tells whether an ARP packet has all the addresses that it tells of.
+func wholeARP(data []byte) bool {
+	return len(data) >= arpHeader && len(data) >= arpHeader+2*(int(data[4])+int(data[5]))
+}
+
+var hardwareNames = map[layers.LinkType]string{layers.LinkTypeEthernet: "Ethernet", 6: "TokenRing", 7: "ArcNet", 15: "FrameRelay", 24: "IEEE1394"}
+
+// arp writes an ARP packet that is whole. Addresses are of IPv4, or it says why not.
 func (p *printer) arp(data []byte, full int) {
 	var a layers.ARP
-	err := a.DecodeFromBytes(data, gopacket.NilDecodeFeedback)
-	switch {
-	case err != nil:
-		p.line.WriteString("[|arp]")
+	if err := a.DecodeFromBytes(data, gopacket.NilDecodeFeedback); err != nil {
+		p.line.WriteString(" [|arp]")
 		return
-	case a.Protocol != layers.EthernetTypeIPv4 || a.ProtAddressSize != 4 || a.HwAddressSize != 6:
-		p.printf("Unknown Hardware (%d) Unknown Protocol (0x%04x), length %d", uint16(a.AddrType), uint16(a.Protocol), full)
-		return
+	}
+	ours := a.Protocol == layers.EthernetTypeIPv4 && a.ProtAddressSize == 4 && a.HwAddressSize != 0
+	if p.opts.Verbose > 0 || !ours {
+		p.arpSizes(&a)
 	}
 	if p.opts.Verbose > 0 {
-		p.line.WriteString("Ethernet (len 6), IPv4 (len 4), ")
+		p.line.WriteString(", ")
 	}
-	src, dst := addr(a.SourceProtAddress), addr(a.DstProtAddress)
+	if p.opts.Verbose > 0 || ours {
+		p.arpOperation(&a)
+	}
+	p.printf(", length %d", full)
+}
+
+// arpSizes writes what the addresses are of.
+func (p *printer) arpSizes(a *layers.ARP) {
+	hardware, ok := hardwareNames[a.AddrType]
+	if !ok {
+		hardware = fmt.Sprintf("Unknown Hardware (%d)", uint16(a.AddrType))
+	}
+	protocol, ok := etherTypes[a.Protocol]
+	if !ok {
+		protocol = fmt.Sprintf("Unknown Protocol (0x%04x)", uint16(a.Protocol))
+	}
+	p.printf("%s (len %d), %s (len %d)", hardware, a.HwAddressSize, protocol, a.ProtAddressSize)
+}
+
+func (p *printer) arpOperation(a *layers.ARP) {
+	src, dst := arpAddress(a, a.SourceProtAddress), arpAddress(a, a.DstProtAddress)
 	switch a.Operation {
 	case layers.ARPRequest:
 		p.printf("Request who-has %s", dst)
 		if !blank(a.DstHwAddress) {
-			p.printf(" (%s)", net.HardwareAddr(a.DstHwAddress))
+			p.printf(" (%s)", hardwareAddress(a.DstHwAddress))
 		}
 		p.printf(" tell %s", src)
 	case layers.ARPReply:
-		p.printf("Reply %s is-at %s", src, net.HardwareAddr(a.SourceHwAddress))
+		p.printf("Reply %s is-at %s", src, hardwareAddress(a.SourceHwAddress))
 	default:
 		p.printf("Unknown (%d)", a.Operation)
 	}
-	p.printf(", length %d", full)
+}
+
+func arpAddress(a *layers.ARP, b []byte) string {
+	switch {
+	case a.Protocol != layers.EthernetTypeIPv4:
+		return "<wrong proto type>"
+	case a.ProtAddressSize != 4:
+		return "<wrong len>"
+	}
+	return addr(b)
+}
+
+func hardwareAddress(b []byte) string {
+	if len(b) == 0 {
+		return "<empty>"
+	}
+	return net.HardwareAddr(b).String()
 }
 
 // blank tells whether a hardware address says nobody: all zeros or all ones.

@@ -12,7 +12,7 @@ import (
 // Frames are bytes that strangers sent: whatever they are, printing them ends
 // without a panic, and nothing in a line steers the terminal.
 func FuzzAnyFrameIsPrinted(f *testing.F) {
-	for i, s := range append(scenes(), plainOnly...) {
+	for i, s := range append(scenes(), newScenes()...) {
 		for _, frame := range s.frames {
 			f.Add(frame, uint8(i), len(frame))
 			f.Add(frame[:len(frame)/2], uint8(i), len(frame))

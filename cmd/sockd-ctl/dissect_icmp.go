@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
+	"strings"
 
 	"github.com/gopacket/gopacket/layers"
 )
@@ -177,6 +179,10 @@ func (p *printer) icmp6(s segment) {
 		return
 	}
 	id, seq := binary.BigEndian.Uint16(d[4:]), binary.BigEndian.Uint16(d[6:])
+	if d[0] >= 133 && d[0] <= 137 && p.opts.Verbose > 0 {
+		p.neighbour(d[:min(len(d), max(s.length, icmpHeader))], s.length)
+		return
+	}
 	switch kind := d[0]; {
 	case kind == 1:
 		p.line.WriteString(unreachable6(d))
@@ -201,6 +207,67 @@ func (p *printer) icmp6(s segment) {
 	}
 	if p.opts.Verbose == 0 {
 		p.printf(", length %d", s.length)
+	}
+}
+
+// neighbour writes neighbour discovery (RFC 4861) as -v asks: with length, flags and
+// options. Of a router's advertisement and a redirect it has no more than the length.
+func (p *printer) neighbour(d []byte, length int) {
+	options := len(d)
+	switch kind := d[0]; {
+	case kind == 133:
+		p.printf("router solicitation, length %d", length)
+		options = 8
+	case kind == 135 && len(d) >= 24:
+		p.printf("neighbor solicitation, length %d, who has %s", length, addr(d[8:24]))
+		options = 24
+	case kind == 136 && len(d) >= 24:
+		p.printf("neighbor advertisement, length %d, tgt is %s, Flags [%s]", length, addr(d[8:24]), advertisementFlags(d[4]))
+		options = 24
+	case kind == 134 || kind == 137:
+		p.printf("%s, length %d", icmp6Words[kind], length)
+	default:
+		p.line.WriteString("[|icmp6]")
+	}
+	for d = d[options:]; len(d) >= 8; {
+		size := int(d[1]) * 8
+		if size == 0 || size > len(d) {
+			p.line.WriteString("\n\t  [|icmp6]")
+			return
+		}
+		p.neighbourOption(d[:size])
+		d = d[size:]
+	}
+}
+
+func advertisementFlags(b byte) string {
+	var words []string
+	for i, word := range []string{"router", "solicited", "override"} {
+		if b&(0x80>>i) != 0 {
+			words = append(words, word)
+		}
+	}
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+func (p *printer) neighbourOption(o []byte) {
+	name := map[byte]string{1: "source link-address", 2: "destination link-address"}[o[0]]
+	known := name != ""
+	if !known {
+		name = "unknown"
+	}
+	p.printf("\n\t  %s option (%d), length %d (%d): ", name, o[0], len(o), o[1])
+	if known {
+		p.line.WriteString(net.HardwareAddr(o[2:]).String())
+	}
+	switch lines := hexLines(o[2:], false); {
+	case p.opts.Verbose > 1:
+		p.line.WriteString(strings.ReplaceAll(lines, "\n\t", "\n\t    "))
+	case !known:
+		p.line.WriteString(strings.ReplaceAll(lines, "\n\t", "\n\t  "))
 	}
 }
 

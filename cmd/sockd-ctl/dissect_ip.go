@@ -15,9 +15,21 @@ type segment struct {
 	data       []byte // what was captured
 	length     int    // on the wire
 	fragmented bool
+	// named: the addresses were said, before extension headers. Ports stand alone then.
+	named bool
 }
 
 func (s segment) ends() (src, dst string) { return addr(s.src), addr(s.dst) }
+
+// ports are the two ends of a conversation, with their addresses if they were not
+// said before.
+func (s segment) ports(sport, dport uint16) string {
+	if s.named {
+		return fmt.Sprintf("%d > %d: ", sport, dport)
+	}
+	src, dst := s.ends()
+	return fmt.Sprintf("%s.%d > %s.%d: ", src, sport, dst, dport)
+}
 
 // captured tells whether the whole segment is there, so that its checksum can be checked.
 func (s segment) captured() bool { return len(s.data) >= s.length && !s.fragmented }
@@ -161,9 +173,13 @@ func (p *printer) transport(proto layers.IPProtocol, s segment) {
 		p.udpDatagram(s)
 		return
 	}
-	src, dst := s.ends()
-	p.printf("%s > %s: ", src, dst)
+	if !s.named {
+		src, dst := s.ends()
+		p.printf("%s > %s: ", src, dst)
+	}
 	switch proto {
+	case layers.IPProtocolGRE:
+		p.gre(s)
 	case layers.IPProtocolICMPv4:
 		p.icmp(s)
 	case layers.IPProtocolICMPv6:
@@ -219,36 +235,32 @@ const maxExtensions = 8
 
 // ipv6Next walks through the extension headers, and writes what follows.
 func (p *printer) ipv6Next(next layers.IPProtocol, s segment) {
-	said := false
 	for range maxExtensions {
 		size, ok := extensionSize(next, s.data)
 		if !ok {
 			break
 		}
-		if !said {
+		if !s.named {
 			src, dst := s.ends()
 			p.printf("%s > %s: ", src, dst)
-			said = true
+			s.named = true
 		}
 		if len(s.data) < size {
 			p.line.WriteString("[|ip6ext]")
 			return
 		}
 		header := s.data[:size]
-		p.line.WriteString(extensionWord(next, header))
-		offset := uint16(0)
 		if next == layers.IPProtocolIPv6Fragment {
-			offset = binary.BigEndian.Uint16(header[2:])
+			p.fragment6(header, s.length-size)
+			if binary.BigEndian.Uint16(header[2:])&^7 != 0 {
+				return // the rest of the headers is in the first fragment
+			}
+			p.line.WriteByte(' ')
 			s.fragmented = true
+		} else {
+			p.line.WriteString(extensionWords[next])
 		}
 		next, s.data, s.length = layers.IPProtocol(header[0]), s.data[size:], s.length-size
-		if offset>>3 != 0 {
-			return // the rest of the headers is in the first fragment
-		}
-	}
-	if said && next == layers.IPProtocolICMPv6 {
-		p.icmp6(s)
-		return
 	}
 	p.transport(next, s)
 }
@@ -267,23 +279,18 @@ func extensionSize(next layers.IPProtocol, data []byte) (int, bool) {
 	return 0, false
 }
 
-func extensionWord(next layers.IPProtocol, header []byte) string {
-	switch next {
-	case layers.IPProtocolIPv6HopByHop:
-		return "HBH "
-	case layers.IPProtocolIPv6Destination:
-		return "DSTOPT "
-	case layers.IPProtocolIPv6Routing:
-		return "srcrt "
-	}
-	return fmt.Sprintf("frag (%s) ", fragmentRange(binary.BigEndian.Uint16(header[2:])))
+var extensionWords = map[layers.IPProtocol]string{
+	layers.IPProtocolIPv6HopByHop:    "HBH ",
+	layers.IPProtocolIPv6Destination: "DSTOPT ",
+	layers.IPProtocolIPv6Routing:     "srcrt ",
 }
 
-// fragmentRange is where an IPv6 fragment begins, with + when more follow.
-func fragmentRange(field uint16) string {
-	more := ""
-	if field&1 != 0 {
-		more = "+"
+// fragment6 writes which part of a packet an IPv6 fragment of so many bytes is, and
+// with -v of which packet.
+func (p *printer) fragment6(header []byte, length int) {
+	p.line.WriteString("frag (")
+	if p.opts.Verbose > 0 {
+		p.printf("0x%08x:", binary.BigEndian.Uint32(header[4:]))
 	}
-	return fmt.Sprintf("%d%s", field&^7, more)
+	p.printf("%d|%d)", binary.BigEndian.Uint16(header[2:])&^7, length)
 }

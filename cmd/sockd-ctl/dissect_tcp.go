@@ -66,7 +66,7 @@ func (p *printer) tcpSegment(s segment) {
 		return
 	}
 	sport, dport := binary.BigEndian.Uint16(s.data), binary.BigEndian.Uint16(s.data[2:])
-	p.printf("%s.%d > %s.%d: ", src, sport, dst, dport)
+	p.line.WriteString(s.ports(sport, dport))
 	if len(s.data) < tcpHeader {
 		p.line.WriteString(" [|tcp]")
 		return
@@ -268,7 +268,7 @@ func (p *printer) udpDatagram(s segment) {
 	}
 	sport, dport := binary.BigEndian.Uint16(s.data), binary.BigEndian.Uint16(s.data[2:])
 	length := int(binary.BigEndian.Uint16(s.data[4:]))
-	p.printf("%s.%d > %s.%d: ", src, sport, dst, dport)
+	p.line.WriteString(s.ports(sport, dport))
 	switch {
 	case length == 0:
 		length = s.length // a jumbogram, or a segment that the network card will cut up

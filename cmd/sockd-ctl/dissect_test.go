@@ -280,25 +280,13 @@ func scenes() []scene {
 	}
 }
 
-// plainOnly are scenes that tcpdump -v says more about than sockd-ctl does.
-var plainOnly = []scene{
-	{"neighbour discovery: -v lists its options", [][]byte{
-		neighbour(135, append(append(make([]byte, 4), ip6B...), 1, 1, 2, 0, 0, 0, 0, 1)),
-		neighbour(136, append(append([]byte{0x60, 0, 0, 0}, ip6B...), 2, 1, 2, 0, 0, 0, 0, 1)),
-		neighbour(133, make([]byte, 4)),
-	}},
-}
-
 func TestLinesAreThoseOfTcpdump(t *testing.T) {
 	tcpdump, err := exec.LookPath("tcpdump")
 	require.NoError(t, err, "tcpdump is what the lines are compared with: apt-get install tcpdump")
-	for _, s := range scenes() {
+	for _, s := range slices.Concat(scenes(), newScenes()) {
 		for _, flags := range captureShape {
 			t.Run(s.name+" "+flags, func(t *testing.T) { compare(t, tcpdump, s, flags) })
 		}
-	}
-	for _, s := range plainOnly {
-		t.Run(s.name, func(t *testing.T) { compare(t, tcpdump, s, "-e") })
 	}
 }
 

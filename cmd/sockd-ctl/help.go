@@ -28,17 +28,15 @@ var firstSteps = []string{
 }
 
 // writeHelp writes the help of a command: a verb, a group of verbs, or all.
-func writeHelp(w io.Writer, cmd *cobra.Command) {
+func writeHelp(w io.Writer, cmd *cobra.Command) error {
 	name := strings.TrimPrefix(cmd.CommandPath(), "sockd-ctl ")
 	if v, ok := findVerb(name); ok {
-		writeVerbHelp(w, v)
-		return
+		return writeVerbHelp(w, v)
 	}
 	if !cmd.HasParent() {
-		writeRootHelp(w)
-		return
+		return writeRootHelp(w)
 	}
-	writeCommandHelp(w, cmd)
+	return writeCommandHelp(w, cmd)
 }
 
 func findVerb(name string) (ctl.Verb, bool) {
@@ -51,7 +49,7 @@ func findVerb(name string) (ctl.Verb, bool) {
 }
 
 // writeRootHelp writes the list of verbs, by groups.
-func writeRootHelp(w io.Writer) {
+func writeRootHelp(w io.Writer) error {
 	var b bytes.Buffer
 	b.WriteString(rootIntro)
 	verbs := byGroup()
@@ -68,7 +66,8 @@ func writeRootHelp(w io.Writer) {
 	writeSection(&b, "Flags, before or after the verb", globalRows())
 	writeExamples(&b, firstSteps)
 	b.WriteString("\nsockd-ctl VERB --help tells more of one. See sockd-ctl(1), sockd(8).\n")
-	_, _ = w.Write(b.Bytes()) // there is nobody to tell
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
 // byGroup has the verbs of each heading, by name.
@@ -84,7 +83,7 @@ func byGroup() map[string][]ctl.Verb {
 	return groups
 }
 
-func writeVerbHelp(w io.Writer, v ctl.Verb) {
+func writeVerbHelp(w io.Writer, v ctl.Verb) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\n\nUsage: %s\n", sentence(v.Short), usageLine(v))
 	if v.Long != "" {
@@ -95,10 +94,11 @@ func writeVerbHelp(w io.Writer, v ctl.Verb) {
 	}
 	writeSection(&b, "Flags of every verb", globalRows())
 	writeExamples(&b, v.Examples)
-	_, _ = w.Write(b.Bytes()) // there is nobody to tell
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
-func writeCommandHelp(w io.Writer, cmd *cobra.Command) {
+func writeCommandHelp(w io.Writer, cmd *cobra.Command) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "Usage: %s\n", cmd.UseLine())
 	if cmd.Long != "" {
@@ -113,7 +113,8 @@ func writeCommandHelp(w io.Writer, cmd *cobra.Command) {
 	if len(rows) > 0 {
 		writeSection(&b, "Verbs", rows)
 	}
-	_, _ = w.Write(b.Bytes()) // there is nobody to tell
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
 func usageLine(v ctl.Verb) string {
@@ -237,8 +238,7 @@ func helpCommand(root *cobra.Command, e *ctl.Env) *cobra.Command {
 			if err != nil || len(rest) > 0 {
 				return unknownVerb(root, strings.Join(args, " "))
 			}
-			writeHelp(e.Stdout, cmd)
-			return nil
+			return writeHelp(e.Stdout, cmd)
 		},
 	}
 }

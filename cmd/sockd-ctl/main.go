@@ -57,6 +57,7 @@ func newEnv() *ctl.Env {
 		Stdout:         os.Stdout,
 		Stderr:         os.Stderr,
 		StdoutTerminal: isTerminal(os.Stdout),
+		ReaderGone:     func(ctx context.Context) bool { return readerGone(ctx, os.Stdout) },
 		Getenv:         os.Getenv,
 		Getuid:         os.Getuid,
 		Packets:        newPacketPrinter,

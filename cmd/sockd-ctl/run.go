@@ -5,9 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/sockd/sockd/ctl"
+	"github.com/sockd/sockd/families"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -18,11 +20,33 @@ func run(ctx context.Context, e *ctl.Env, args []string) int {
 	root := newRoot(e)
 	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = root.OutOrStdout().(*shown).err
+	}
 	if errors.Is(err, errHelpShown) {
 		return ctl.ExitUsage
 	}
 	ctl.PrintError(e.Stderr, err, e.JSON || e.JSONL || wantsJSON(args))
 	return ctl.ExitCode(err)
+}
+
+// shown is stdout for what cobra prints itself, help and version, and keeps what
+// went wrong there: cobra asks for no error.
+type shown struct {
+	io.Writer
+	err error
+}
+
+func (s *shown) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	s.keep(err)
+	return n, err
+}
+
+func (s *shown) keep(err error) {
+	if s.err == nil {
+		s.err = err
+	}
 }
 
 // errHelpShown: nothing was asked, so the help was shown, on stderr.
@@ -54,14 +78,21 @@ func newRoot(e *ctl.Env) *cobra.Command {
 			if len(args) > 0 {
 				return unknownVerb(cmd, args[0])
 			}
-			writeRootHelp(e.Stderr)
+			_ = writeRootHelp(e.Stderr) // there is nobody to tell
 			return errHelpShown
 		},
 	}
-	root.SetOut(e.Stdout)
+	out := &shown{Writer: e.Stdout}
+	root.SetOut(out)
 	root.SetErr(e.Stderr)
 	root.SetVersionTemplate("sockd-ctl {{.Version}}\n")
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { writeHelp(e.Stdout, cmd) })
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		if err := misnamed(cmd); err != nil {
+			out.keep(err)
+			return
+		}
+		out.keep(writeHelp(e.Stdout, cmd))
+	})
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = true
 	globals := globalFlags(e)
@@ -169,6 +200,15 @@ func groupCommand(root *cobra.Command, name string) *cobra.Command {
 	return group
 }
 
+// misnamed is for a command whose flags are looked at before its words: a word
+// before them that is no verb is the mistake to tell. nil: there is none.
+func misnamed(cmd *cobra.Command) error {
+	if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
+		return unknownVerb(cmd, words[0])
+	}
+	return nil
+}
+
 // unknownVerb says which verbs there are, or the one that was meant.
 func unknownVerb(cmd *cobra.Command, word string) error {
 	u := &ctl.UsageError{Why: fmt.Sprintf("no verb is called %q", word), Hint: hintVerbs(cmd)}
@@ -197,13 +237,16 @@ func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
 	}
+	if err := misnamed(cmd); err != nil {
+		return err
+	}
 	verb := strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "sockd-ctl"), " ")
 	u := &ctl.UsageError{Verb: verb, Hint: strings.TrimSpace(cmd.CommandPath()) + " --help"}
 	var (
 		unknown *pflag.NotExistError
 		missing *pflag.ValueRequiredError
 		invalid *pflag.InvalidValueError
-		usage   *ctl.UsageError
+		syntax  *families.SyntaxError
 	)
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
@@ -214,8 +257,11 @@ func flagError(cmd *cobra.Command, err error) error {
 		u.Why = flagAsTyped(missing.GetFlag()) + " needs a value"
 	case errors.As(err, &invalid):
 		u.Why = fmt.Sprintf("%s %q: %v", flagAsTyped(invalid.GetFlag()), invalid.GetValue(), plainCause(invalid.Unwrap()))
-		if errors.As(err, &usage) && usage.Hint != "" {
-			u.Why, u.Hint = flagAsTyped(invalid.GetFlag())+": "+usage.Why, usage.Hint
+		if errors.As(err, &syntax) {
+			u.Why = flagAsTyped(invalid.GetFlag()) + ": " + syntax.Error()
+			if syntax.Hint != "" {
+				u.Hint = syntax.Hint
+			}
 		}
 	default:
 		u.Why = err.Error()

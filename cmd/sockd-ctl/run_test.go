@@ -162,7 +162,7 @@ func TestTheShippedManualIsUpToDate(t *testing.T) {
 	require.NoError(t, err)
 	var page bytes.Buffer
 	require.NoError(t, writeMan(&page))
-	require.True(t, page.String() == string(shipped), "a verb has changed: go run ./cmd/sockd-ctl man > docs/man/sockd-ctl.1")
+	require.True(t, page.String() == string(shipped), "a verb has changed: make man")
 }
 
 func TestRoffShowsTextAsItIs(t *testing.T) {

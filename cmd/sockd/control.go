@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/sockd/sockd/ctl"
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/systemd"
 )
 
@@ -41,6 +42,10 @@ func openControl(e env, s settings, files []systemd.File) (*control, []systemd.F
 	return c, rest, nil
 }
 
+// maxControlPath leaves room for the NUL, without which Go, and with it most who
+// would connect, knows no path of a socket.
+const maxControlPath = families.MaxUnixPath - 1
+
 func makeControl(e env, s settings) (*control, error) {
 	path := s.socket
 	if path == "" {
@@ -48,6 +53,9 @@ func makeControl(e env, s settings) (*control, error) {
 		if path, err = defaultSocket(e); err != nil {
 			return nil, err
 		}
+	}
+	if len(path) > maxControlPath {
+		return nil, fmt.Errorf("%w: control socket %s: a path has at most %d bytes, this one has %d", errUsage, families.Printable(path), maxControlPath, len(path))
 	}
 	l, err := listenAt(e, path)
 	if err != nil {
@@ -128,7 +136,7 @@ func lock(dir *os.File) error {
 	return errors.Join(err, flockErr)
 }
 
-// removeStale makes room at path: it removes a socket on which nobody listens,
+// removeStale makes room at path: it removes a socket that nobody has any more,
 // and nothing else.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
@@ -140,14 +148,16 @@ func removeStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("there is something else: %w", syscall.EEXIST)
 	}
-	conn, err := net.Dial("unix", path)
+	// A datagram socket asks: to a stream one that is bound and does not listen yet is
+	// the same as none, and gets ECONNREFUSED.
+	conn, err := net.Dial("unixgram", path)
 	switch {
 	case err == nil:
 		_ = conn.Close() // nothing was said
-		return fmt.Errorf("another sockd serves it: %w", syscall.EADDRINUSE)
+		return fmt.Errorf("a datagram socket is there: %w", syscall.EADDRINUSE)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return pathless(os.Remove(path))
-	case errors.Is(err, syscall.EAGAIN): // its backlog is full: somebody lives there
+	case errors.Is(err, syscall.EPROTOTYPE): // a stream socket lives there
 		return fmt.Errorf("another sockd serves it: %w", syscall.EADDRINUSE)
 	}
 	return pathless(err)

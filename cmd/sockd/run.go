@@ -63,7 +63,7 @@ func complain(e env, err error) int {
 func checkConfig(e env, s settings) int {
 	problems := daemon.CheckConfig(all.Set(), s.dirs, s.state)
 	for _, p := range problems {
-		fmt.Fprintf(e.stderr, "sockd: %v\n", p)
+		fmt.Fprintf(e.stderr, "sockd: %s\n", ctl.Visible(p.Error())) // a file's name may hold a line feed
 	}
 	if len(problems) > 0 {
 		return ctl.ExitUsage
@@ -117,7 +117,7 @@ func serve(ctx context.Context, e env, s settings) error {
 	if err != nil {
 		return errors.Join(err, control.Close(), closeFiles(rest))
 	}
-	v.server = ctl.NewServer(v.daemon, ctl.ServerOptions{Version: versionText(), Served: v.served})
+	v.server = ctl.NewServer(v.daemon, ctl.ServerOptions{Version: versionText(), Served: v.served, Starved: v.starved()})
 	return v.run(ctx)
 }
 
@@ -156,6 +156,24 @@ func (v *service) served(c model.Caller, method string, err error) {
 		attrs = append(attrs, "err", err)
 	}
 	v.log.Log(context.Background(), level, "call", attrs...)
+}
+
+// starvedEvery is how often callers who cannot be accepted leave a line: there can
+// be thousands of them, each for the same reason.
+const starvedEvery = 10 * time.Second
+
+// starved logs that callers cannot be accepted. The control socket's loop calls it,
+// and nobody else, so that it needs no lock.
+func (v *service) starved() func(err error, told bool) {
+	var last time.Time
+	callers := 0
+	return func(err error, told bool) {
+		callers++
+		if now := time.Now(); now.Sub(last) >= starvedEvery {
+			v.log.Error("callers cannot be accepted", "callers", callers, "told", told, "err", err)
+			last, callers = now, 0
+		}
+	}
 }
 
 // run serves until it is told to end, and waits for all that it started.
@@ -291,7 +309,12 @@ func (v *service) stop() error {
 	defer cancel()
 	if err := v.server.Shutdown(ctx); err != nil {
 		v.log.Warn("callers were cut off", "err", err)
-		_ = v.server.Close() // waits for their calls, which end with their connections
 	}
-	return v.daemon.Stop()
+	// Calls end with their connections, and with the daemon. One that does not, held
+	// by the kernel, must not hold the end of the process, which ends it.
+	err := v.daemon.Stop()
+	if !errors.Is(err, daemon.ErrStuck) {
+		_ = v.server.Close() // waits for their last steps
+	}
+	return err
 }

@@ -166,6 +166,16 @@ func TestCheckConfig(t *testing.T) {
 	require.Contains(t, s.said(), "sockd: "+file+":2: ")
 }
 
+// The name of a file could write anything to the terminal.
+func TestCheckConfigShowsEachProblemOnALine(t *testing.T) {
+	s, _, config := daemonAt(t, "--check-config")
+	require.NoError(t, os.Mkdir(filepath.Join(config, "relays.d"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(config, "relays.d/a\n\x1b[2Jb.conf"), []byte("[Relay]\nFrom=tcp::80\nTo=tcp:a:1\n"), 0o644))
+	require.Equal(t, 2, s.run())
+	require.Contains(t, s.said(), `/relays.d/a\x0a\x1b[2Jb.conf: name `)
+	require.Equal(t, 1, strings.Count(s.said(), "\n"), s.said())
+}
+
 func TestItServesUntilItIsTold(t *testing.T) {
 	familytest.NoLeaks(t)
 	s, path, config := daemonAt(t)
@@ -246,6 +256,24 @@ func TestAControlSocketThatIsThere(t *testing.T) {
 		s.start(path)
 		s.stop()
 	})
+	// One that was bound a moment ago, and not listened on yet, was taken for a stale one.
+	t.Run("bound is alive", func(t *testing.T) {
+		s, path, _ := daemonAt(t)
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer syscall.Close(fd)
+		require.NoError(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}))
+		require.Equal(t, 7, s.run())
+		require.NoError(t, syscall.Listen(fd, 1))
+		require.NoError(t, dialOnce(path), "it is reached")
+	})
+	// It was "invalid argument", exit 8.
+	t.Run("a path that is too long is a usage error", func(t *testing.T) {
+		path := "/tmp/" + strings.Repeat("x", 103)
+		s := newSockd(t, "--socket", path, "--config", t.TempDir(), "--state", t.TempDir())
+		require.Equal(t, 2, s.run())
+		require.Contains(t, s.said(), "control socket "+path+": a path has at most 107 bytes, this one has 108")
+	})
 	t.Run("something else is left alone", func(t *testing.T) {
 		s, path, _ := daemonAt(t)
 		require.NoError(t, os.WriteFile(path, []byte("precious"), 0o644))
@@ -254,6 +282,14 @@ func TestAControlSocketThatIsThere(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "precious", string(b))
 	})
+}
+
+func dialOnce(path string) error {
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 func TestTheDefaultSocketOfAUser(t *testing.T) {

@@ -5,9 +5,10 @@
 // hands over afterwards. So files belong to that user, and SO_PEERCRED tells the
 // peer of him and not of the daemon.
 //
-// The daemon never calls this package. Every function takes a path as the user
-// wrote it: relative to the working directory, "@name" for an abstract name, and
-// "./@x" for a file that is called so. Errors are *families.OpError.
+// The daemon never calls this package. Every function takes an address in plain
+// form (families.Unescape): a path, relative to the working directory or not, "@name"
+// for an abstract name, and "./@x" for a file that is called so. Errors are
+// *families.OpError; an address that cannot be one wraps families.ErrSyntax.
 package borrow
 
 import (
@@ -19,67 +20,73 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bind binds a borrowed socket. A path that is left from a socket on which nobody
-// listens any more is replaced, as by the caller himself: a live one is
-// EADDRINUSE.
+// Bind binds a borrowed socket. A path that is left from a socket that nobody has
+// any more is replaced, as by the caller himself: a live one, listening or not yet,
+// is EADDRINUSE.
 func Bind(fd int, addr string) error {
 	return opError("bind", addr, bind(fd, addr))
 }
 
+// bind binds a path from the root: that is how everybody will see it.
 func bind(fd int, addr string) error {
-	return at(addr, func(sa unix.Sockaddr) error {
-		err := unix.Bind(fd, sa)
-		if !errors.Is(err, unix.EADDRINUSE) || isAbstract(addr) {
+	abstract := isAbstract(addr)
+	if !abstract {
+		var err error
+		if addr, err = absolute(addr); err != nil {
 			return err
 		}
-		if err := removeStale(fd, addr, sa); err != nil {
-			return err
-		}
-		return unix.Bind(fd, sa)
-	})
-}
-
-// removeStale unlinks the socket at addr when nobody is behind it, and says
-// EADDRINUSE otherwise. Between the question and the unlink somebody may bind the
-// path: unix(7) knows no lock against it, and so has every program that replaces
-// a stale path.
-func removeStale(fd int, addr string, sa unix.Sockaddr) error {
-	path, err := absolute(addr)
+	}
+	sa, err := sockaddrOf(addr)
 	if err != nil {
 		return err
 	}
+	if err := sa.bind(fd); abstract || !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	if err := removeStale(addr, sa); err != nil {
+		return err
+	}
+	return sa.bind(fd)
+}
+
+// removeStale unlinks the socket at path when nobody has it, and says EADDRINUSE
+// otherwise. Between the question and the unlink somebody may bind the path:
+// unix(7) knows no lock against it, and so has every program that replaces a stale
+// path.
+func removeStale(path string, sa sockaddr) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || !isStale(fd, sa) {
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || !isStale(sa) {
 		return unix.EADDRINUSE
 	}
 	return unix.Unlink(path)
 }
 
-// isStale tries to connect with a socket of fd's type. Only ECONNREFUSED says
-// that nobody is there: a peer of another type, with a full backlog, or who may
-// not be asked, is somebody.
-func isStale(fd int, sa unix.Sockaddr) bool {
-	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	if err != nil {
-		return false
-	}
-	probe, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// isStale asks by a datagram socket. ECONNREFUSED says that no socket is bound to
+// this file, in any network namespace; one of another type is EPROTOTYPE, whether it
+// listens or not. A stream socket as the probe could not tell one that does not
+// listen yet from none, and would leave a connection in the queue of one that does.
+// Who may not be asked (EACCES) is somebody. /proc/net/unix would not do: it shows
+// accepted connections under the path of a listener that is gone, and nothing of
+// other network namespaces.
+func isStale(sa sockaddr) bool {
+	probe, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(probe)
-	return errors.Is(unix.Connect(probe, sa), unix.ECONNREFUSED)
+	return errors.Is(sa.connect(probe), unix.ECONNREFUSED)
 }
 
 // Connect connects a borrowed socket, and waits while the peer's backlog is full
 // until ctx ends.
 func Connect(ctx context.Context, fd int, addr string) error {
-	err := at(addr, func(sa unix.Sockaddr) error {
-		return patiently(ctx, func() error { return unix.Connect(fd, sa) })
-	})
+	sa, err := sockaddrOf(addr)
+	if err == nil {
+		err = patiently(ctx, func() error { return sa.connect(fd) })
+	}
 	return opError("connect", addr, err)
 }
 
@@ -96,9 +103,10 @@ func Listen(fd, backlog int) error {
 // SendTo sends one message to an address, and waits while the receiver's queue is
 // full until ctx ends.
 func SendTo(ctx context.Context, fd int, data []byte, addr string) error {
-	err := at(addr, func(sa unix.Sockaddr) error {
-		return patiently(ctx, func() error { return unix.Sendto(fd, data, unix.MSG_NOSIGNAL, sa) })
-	})
+	sa, err := sockaddrOf(addr)
+	if err == nil {
+		err = patiently(ctx, func() error { return sa.sendTo(fd, data) })
+	}
 	return opError("send", addr, err)
 }
 

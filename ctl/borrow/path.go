@@ -10,67 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is the longest path that fits sun_path with its NUL (unix(7)).
-const maxPath = 107
-
 func isAbstract(addr string) bool { return strings.HasPrefix(addr, "@") }
 
 // absolute is the path of addr from the root. Not cleaned: "a/../b" is another
 // file than "b" where a is a symbolic link.
 func absolute(addr string) (string, error) {
-	switch {
-	case addr == "":
-		return "", fmt.Errorf("a path is missing: %w", families.ErrSyntax)
-	case strings.ContainsRune(addr, 0):
-		return "", fmt.Errorf("a NUL in a path: %w", families.ErrSyntax)
-	case filepath.IsAbs(addr):
-		return addr, nil
+	if err := families.CheckUnixAddress(addr); err != nil || filepath.IsAbs(addr) {
+		return addr, err
 	}
 	wd, err := unix.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("working directory: %w", err)
 	}
-	return wd + "/" + strings.TrimPrefix(addr, "./"), nil
+	path := wd + "/" + strings.TrimPrefix(addr, "./")
+	return path, families.CheckUnixAddress(path)
 }
 
 // Absolute is how a unix address reads from everywhere: an abstract name as it
 // is, a path from the root.
 func Absolute(addr string) (string, error) {
 	if isAbstract(addr) {
-		return addr, nil
+		return addr, opError("resolve", addr, families.CheckUnixAddress(addr))
 	}
 	path, err := absolute(addr)
 	return path, opError("resolve", addr, err)
-}
-
-// at calls f with addr as a socket address. A path that is too long for one goes
-// through a descriptor of its directory, /proc/self/fd/N/NAME, which is the same
-// file to the kernel.
-func at(addr string, f func(unix.Sockaddr) error) error {
-	if isAbstract(addr) {
-		// The name is all that follows "@", NULs included.
-		if len(addr) > maxPath+1 {
-			return unix.ENAMETOOLONG
-		}
-		return f(&unix.SockaddrUnix{Name: addr})
-	}
-	path, err := absolute(addr)
-	if err != nil {
-		return err
-	}
-	if len(path) <= maxPath {
-		return f(&unix.SockaddrUnix{Name: path})
-	}
-	dir, name, err := openDir(path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
-	if len(short) > maxPath {
-		return unix.ENAMETOOLONG
-	}
-	return f(&unix.SockaddrUnix{Name: short})
 }
 
 // Dir opens the directory of a unix path, O_PATH: with it whoever gets it can
@@ -102,11 +65,29 @@ func openDir(path string) (fd int, name string, err error) {
 	return fd, name, nil
 }
 
-// opError says what was tried on which address; nil stays nil.
+// opError says what was tried on which address, given in plain form; nil stays nil.
 func opError(op, addr string, err error) error {
 	var already *families.OpError
 	if err == nil || errors.As(err, &already) {
 		return err
 	}
-	return &families.OpError{Op: op, Family: "local", Addr: addr, Err: err}
+	return &families.OpError{Op: op, Family: "local", Addr: families.Escape(addr), Err: plainly(err)}
 }
+
+// plainly leaves of a SyntaxError what OpError does not say.
+func plainly(err error) error {
+	var syntax *families.SyntaxError
+	if errors.As(err, &syntax) {
+		return &worded{err, syntax.Why}
+	}
+	return err
+}
+
+// worded is an error in other words.
+type worded struct {
+	err   error
+	words string
+}
+
+func (w *worded) Error() string { return w.words }
+func (w *worded) Unwrap() error { return w.err }

@@ -18,19 +18,22 @@ import (
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
 // Backend is a daemon in memory. The zero value is not usable: see New.
 type Backend struct {
-	mu      sync.Mutex // guards what follows
-	next    model.ID
-	sockets map[model.ID]*socket
-	relays  map[model.ID]*relay
-	asked   []string // what Authorize was asked
-	deny    func(c model.Caller, method string) error
-	fail    error
-	undone  int64 // messages that were given back
-	handed  []int // descriptors that Open, Attach and the relays took
+	mu         sync.Mutex // guards what follows
+	next       model.ID
+	sockets    map[model.ID]*socket
+	relays     map[model.ID]*relay
+	asked      []string // what Authorize was asked
+	deny       func(c model.Caller, method string) error
+	fail       error
+	captureEnd error // of each capture
+	badEnd     error // of attachments
+	undone     int64 // messages that were given back
+	handed     []int // descriptors that Open, Attach and the relays took
 }
 
 type socket struct {
@@ -87,6 +90,13 @@ func (b *Backend) Deny(f func(c model.Caller, method string) error) {
 func (b *Backend) Fail(err error) {
 	b.mu.Lock()
 	b.fail = err
+	b.mu.Unlock()
+}
+
+// EndBadly makes attachments end with err.
+func (b *Backend) EndBadly(err error) {
+	b.mu.Lock()
+	b.badEnd = err
 	b.mu.Unlock()
 }
 
@@ -305,22 +315,28 @@ func (b *Backend) Accept(ctx context.Context, _ model.Caller, id model.ID) (mode
 }
 
 // Recv waits for a Push.
-func (b *Backend) Recv(ctx context.Context, _ model.Caller, id model.ID, max int) (model.Message, func(), error) {
+func (b *Backend) Recv(ctx context.Context, _ model.Caller, id model.ID, spec model.RecvSpec) (model.Message, func(), error) {
 	var m model.Message
+	var tooLong error
 	err := b.wait(ctx, id, func(s *socket) bool {
 		if len(s.messages) == 0 {
 			return false
 		}
-		m, s.messages = s.messages[0], s.messages[1:]
+		m = s.messages[0]
+		if spec.Max == 0 && len(m.Data) > spec.Room {
+			tooLong = fmt.Errorf("recv: %d bytes: %w", len(m.Data), syscall.EMSGSIZE)
+			return true
+		}
+		s.messages = s.messages[1:]
 		return true
 	})
-	if err != nil {
+	if err := errors.Join(err, tooLong); err != nil {
 		return model.Message{}, nil, err
 	}
 	whole := m
 	m.Full = len(m.Data)
-	if m.Full > max {
-		m.Data, m.Cut = m.Data[:max], true
+	if spec.Max > 0 && m.Full > spec.Max {
+		m.Data, m.Cut = m.Data[:spec.Max], true
 	}
 	return m, func() { b.giveBack(id, whole) }, nil
 }
@@ -537,25 +553,28 @@ func (b *Backend) Attach(_ context.Context, _ model.Caller, spec model.AttachSpe
 	}
 	b.own(spec.FD)
 	if spec.Endpoint != nil {
-		return &echo{model.Socket{Family: "inet", Type: "stream", Peer: spec.Endpoint.Address, Drops: model.Drops{}}}, nil
+		return &echo{model.Socket{Family: "inet", Type: "stream", Peer: spec.Endpoint.Address, Drops: model.Drops{}}, b.badEnd}, nil
 	}
 	s, err := b.findLocked(spec.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &echo{s.Socket}, nil
+	return &echo{s.Socket, b.badEnd}, nil
 }
 
-type echo struct{ socket model.Socket }
+type echo struct {
+	socket model.Socket
+	fail   error
+}
 
 func (e *echo) Socket() model.Socket { return e.socket }
 func (e *echo) Close() error         { return nil }
 
-func (e *echo) Run(ctx context.Context, conn *net.UnixConn) error {
+func (e *echo) Run(ctx context.Context, conn *net.UnixConn, _ <-chan struct{}) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	_, err := io.Copy(conn, conn)
-	return errors.Join(err, conn.CloseWrite())
+	return errors.Join(err, conn.CloseWrite(), e.fail)
 }
 
 func (b *Backend) relayLocked(ref string) *relay {
@@ -657,7 +676,8 @@ func (b *Backend) RelaySpec(_ context.Context, _ model.Caller, ref string) (mode
 	return r.spec, nil
 }
 
-// Capture starts a capture that sees nothing.
+// Capture starts a capture that sees nothing and ends at once, with a complete file:
+// well, or with EndCaptures' error.
 func (b *Backend) Capture(_ context.Context, c model.Caller, spec model.CaptureSpec) (model.Capturing, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -665,11 +685,30 @@ func (b *Backend) Capture(_ context.Context, c model.Caller, spec model.CaptureS
 		return nil, b.fail
 	}
 	b.next++
-	return &capturing{model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}}, nil
+	return &capturing{model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}, b.captureEnd}, nil
 }
 
-type capturing struct{ view model.Capture }
+// EndCaptures makes captures that start from now on end with err.
+func (b *Backend) EndCaptures(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.captureEnd = err
+}
 
-func (c *capturing) View() model.Capture                  { return c.view }
-func (c *capturing) Run(context.Context, io.Writer) error { return nil }
-func (c *capturing) Close() error                         { return nil }
+type capturing struct {
+	view model.Capture
+	end  error
+}
+
+func (c *capturing) View() model.Capture { return c.view }
+func (c *capturing) Close() error        { return nil }
+
+// Run writes a file without packets.
+func (c *capturing) Run(_ context.Context, w io.Writer) error {
+	file := pcapng.AppendSection(nil, pcapng.Section{})
+	file = pcapng.AppendInterface(file, pcapng.Interface{Link: pcapng.Ethernet, Name: c.view.Source})
+	if _, err := w.Write(pcapng.AppendStats(file, pcapng.Stats{Received: 3, Accepted: 3})); err != nil {
+		return err
+	}
+	return c.end
+}

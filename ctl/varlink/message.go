@@ -34,6 +34,10 @@ const (
 
 var qualifiedRE = regexp.MustCompile(`^` + interfacePattern + `\.` + memberPattern + `$`)
 
+// ValidMethod tells whether s can be a method with its interface: only then a
+// service answers a call of it.
+func ValidMethod(s string) bool { return qualifiedRE.MatchString(s) }
+
 // MalformedError is a message to which there is no well-defined answer: the
 // connection it came on is to be closed (UAPI.20, Connection Lifecycle).
 type MalformedError struct {

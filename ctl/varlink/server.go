@@ -58,6 +58,10 @@ type Server struct {
 	// method returned or that writing the answer gave.
 	Served func(caller Creds, method string, err error)
 
+	// Starved, when set, is told of each accept(2) that failed, and whether the
+	// connection could be answered all the same. It is called from Serve.
+	Starved func(err error, answered bool)
+
 	// Zero values mean the defaults above.
 	StallTimeout    time.Duration
 	WriteTimeout    time.Duration
@@ -81,7 +85,7 @@ type Server struct {
 }
 
 type serverStats struct {
-	accepted, refused, failedAccepts, calls, malformed, stalled, undelivered atomic.Int64
+	accepted, refused, failedAccepts, turnedAway, calls, malformed, stalled, undelivered atomic.Int64
 }
 
 // Stats counts what a server did since it was made.
@@ -90,6 +94,7 @@ type Stats struct {
 	Accepted      int64 // connections
 	Refused       int64 // connections closed at once: over a limit, or without credentials
 	FailedAccepts int64 // accept(2) that failed, for want of descriptors as a rule
+	TurnedAway    int64 // connections that were told so, and closed
 	Calls         int64
 	Malformed     int64 // connections closed for a message without a well-defined answer
 	Stalled       int64 // connections closed for half a message
@@ -131,6 +136,7 @@ func (s *Server) Stats() Stats {
 		Accepted:      s.stats.accepted.Load(),
 		Refused:       s.stats.refused.Load(),
 		FailedAccepts: s.stats.failedAccepts.Load(),
+		TurnedAway:    s.stats.turnedAway.Load(),
 		Calls:         s.stats.calls.Load(),
 		Malformed:     s.stats.malformed.Load(),
 		Stalled:       s.stats.stalled.Load(),
@@ -153,7 +159,10 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		return err
 	}
 	defer s.dropListener(l)
+	var spare reserve
+	defer spare.free()
 	for {
+		spare.take()
 		uc, err := l.AcceptUnix()
 		if err == nil {
 			s.admit(uc)
@@ -165,9 +174,25 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		if !passes(err) {
 			return fmt.Errorf("varlink server: %w", err)
 		}
-		s.stats.failedAccepts.Add(1)
-		s.pause()
+		if !s.relieve(l, &spare, err) {
+			s.pause()
+		}
 	}
+}
+
+// relieve deals with an accept that failed with why, and tells whether the next may
+// be tried at once. accept(2) looks for a descriptor before it looks for a
+// connection, so it fails without any caller, too.
+func (s *Server) relieve(l *net.UnixListener, spare *reserve, why error) bool {
+	if !hasCaller(l) {
+		return false
+	}
+	s.stats.failedAccepts.Add(1)
+	answered := spare.free() && s.turnAway(l, spare, why)
+	if s.Starved != nil {
+		s.Starved(why, answered)
+	}
+	return answered
 }
 
 // passes tells whether accept(2) may work again later: descriptors or memory ran

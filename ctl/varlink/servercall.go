@@ -22,8 +22,9 @@ type ServerCall struct {
 	files []int // -1: taken
 	watch uint64
 
-	answered bool     // the final answer was given
-	upgraded bool     // the raw connection was handed out
+	answered bool // the final answer was given
+	upgraded bool // the raw connection was handed out
+	gone     chan struct{}
 	written  bool     // the latest reply was written
 	broken   error    // writing failed: the connection is to be closed
 	early    []func() // take-backs whose reply is not written yet
@@ -83,7 +84,8 @@ func (c *ServerCall) Continue(params any, files ...int) error {
 // Upgrade confirms an upgrade and hands out the raw connection; nothing beyond
 // the call has been read from it, no deadline is set, and the call's context no
 // longer tells of a hang-up, since bytes of a peer that left may still be
-// unread. The connection is closed when the method returns.
+// unread: Gone does. The connection is closed when the method returns, which must
+// not have handed it on.
 func (c *ServerCall) Upgrade(params any, files ...int) (*net.UnixConn, error) {
 	if !c.WantsUpgrade {
 		return nil, c.refuse(errNoUpgrade)
@@ -97,8 +99,23 @@ func (c *ServerCall) Upgrade(params any, files ...int) (*net.UnixConn, error) {
 	if err := uc.SetDeadline(time.Time{}); err != nil {
 		return nil, c.refuse(err)
 	}
+	if err := c.watchRaw(); err != nil {
+		return nil, c.refuse(err)
+	}
 	return uc, nil
 }
+
+// watchRaw watches the raw connection anew: a hang-up during the reply was missed.
+func (c *ServerCall) watchRaw() (err error) {
+	c.gone = make(chan struct{})
+	c.watch, err = c.sc.srv.hangups.watch(c.sc.conn, func() { close(c.gone) })
+	return err
+}
+
+// Gone is closed when, after an Upgrade, the peer is gone: both directions of the
+// connection have ended, as those of a process do that is killed. A peer that has
+// only ended its own direction is still there.
+func (c *ServerCall) Gone() <-chan struct{} { return c.gone }
 
 // OnUndelivered has takeBack called when the latest reply, or the next if none was
 // written, turns out to have never been read: it could not be written, the method
@@ -159,6 +176,9 @@ func (c *ServerCall) write(r *Reply, e *Error) error {
 // descriptors that it left.
 func (c *ServerCall) finish(err error) {
 	closeFiles(c.files)
+	if c.upgraded {
+		c.sc.srv.hangups.unwatch(c.watch, c.sc.conn)
+	}
 	if err == nil && !c.answered {
 		err = c.Reply(nil)
 	}

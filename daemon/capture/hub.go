@@ -3,6 +3,7 @@ package capture
 import (
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,7 @@ type Hub struct {
 	log    *slog.Logger
 	limits limits
 	queued atomic.Int64 // bytes in all queues
+	burst  atomic.Bool  // a queue was large since memory was given back
 
 	mu     sync.Mutex // guards taps, memory, closed, and each tap's users
 	taps   map[int]*tap
@@ -128,6 +130,20 @@ func (h *Hub) leave(t *tap) {
 	h.mu.Lock()
 	h.memory -= t.bytes
 	h.mu.Unlock()
+}
+
+// giveBack gives the memory of queues that a burst made large back to the system
+// when the last capture has ended. The runtime would keep it for long: nothing in an
+// idle daemon makes it collect garbage but a timer of minutes, and then it returns
+// memory slowly, and not all. A collection of what is left, a small heap, takes
+// about a millisecond, and only after a burst.
+func (h *Hub) giveBack() {
+	h.mu.Lock()
+	idle := len(h.taps) == 0 && h.queued.Load() == 0
+	h.mu.Unlock()
+	if idle && h.burst.Swap(false) {
+		debug.FreeOSMemory()
+	}
 }
 
 // forget makes the next subscription open the interface anew.

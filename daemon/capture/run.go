@@ -27,6 +27,7 @@ func (s *Subscription) Run(ctx context.Context, w io.Writer) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
+	defer s.release()
 	if _, err := w.Write(s.header()); err != nil {
 		s.finish()
 		return s.abandon(err)

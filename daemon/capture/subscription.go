@@ -116,6 +116,9 @@ func (s *Subscription) takeAll(b *ring.Block, drops uint64) bool {
 		s.enqueue(f, len(s.queue)-before)
 	}
 	s.tap.hub.queued.Add(int64(len(s.queue) - before))
+	if cap(s.queue) > keepBytes {
+		s.tap.hub.burst.Store(true)
+	}
 	return len(s.queue) > before || s.full
 }
 
@@ -234,6 +237,7 @@ func (s *Subscription) Close() error {
 	if idle {
 		s.finish()
 		s.discard()
+		s.tap.hub.giveBack()
 	}
 	return nil
 }
@@ -244,7 +248,19 @@ func (s *Subscription) discard() {
 	defer s.mu.Unlock()
 	s.counts.subscriber += s.frames
 	s.tap.hub.queued.Add(-int64(len(s.queue)))
-	s.queue, s.frames = nil, 0
+	s.frames = 0
+	s.releaseLocked()
+}
+
+// releaseLocked forgets the buffers, for good.
+func (s *Subscription) releaseLocked() { s.queue, s.spare = nil, nil }
+
+// release forgets the buffers of a capture that has been written to its end.
+func (s *Subscription) release() {
+	s.mu.Lock()
+	s.releaseLocked()
+	s.mu.Unlock()
+	s.tap.hub.giveBack()
 }
 
 // finish takes the subscription off its tap: its counts are final then. What is

@@ -23,6 +23,9 @@ type Config struct {
 	// Broken are the names of relays whose files cannot be used: what runs under
 	// such a name is to be left as it is.
 	Broken []string
+	// Partial are those relays as far as their files can be read, for those who look
+	// for further mistakes. They are not to be run.
+	Partial []Relay
 }
 
 // Daemon is sockd.conf.
@@ -37,6 +40,15 @@ type Relay struct {
 	File string
 	// lines has the file and line of each key.
 	lines map[string]setting
+	tos   []setting // those of Spec.To
+}
+
+// ProblemTo is Problem at the line of the i-th TO.
+func (r Relay) ProblemTo(i int, err error) Problem {
+	if i < len(r.tos) {
+		return *r.tos[i].problem(err)
+	}
+	return r.Problem("To", err)
 }
 
 // Problem is an error about the relay, at the line of its key ("From", "To").
@@ -198,6 +210,7 @@ func (c *Config) loadRelays(dirs []string) {
 		if len(problems) > 0 {
 			c.Problems = append(c.Problems, problems...)
 			c.Broken = append(c.Broken, name)
+			c.Partial = append(c.Partial, relay)
 			continue
 		}
 		c.Relays = append(c.Relays, relay)
@@ -209,14 +222,15 @@ func readRelay(dirs []string, name, file string) (Relay, []Problem) {
 		return Relay{}, []Problem{{File: file, Err: &families.SyntaxError{What: "name", Text: name, Why: "want a letter or _, then letters, digits, _ . -, 64 at most"}}}
 	}
 	settings, problems := readAll(dirs, file, filepath.Join("relays.d", name+".conf.d"), "Relay")
+	lines := len(problems) == 0 // else what seems to be missing may stand in a line that does not parse
 	r := Relay{File: file, Spec: model.RelaySpec{Name: name, Source: file, FromFD: model.NoFD}, lines: map[string]setting{}}
 	for _, s := range settings {
 		if err := r.set(s); err != nil {
 			problems = append(problems, *s.problem(err))
 		}
 	}
-	if len(problems) == 0 {
-		problems = r.check()
+	if lines {
+		problems = append(problems, r.check()...)
 	}
 	return r, problems
 }
@@ -252,14 +266,14 @@ func (r *Relay) set(s setting) error {
 
 func (r *Relay) addTo(s setting) error {
 	if s.value == "" {
-		r.Spec.To = nil
+		r.Spec.To, r.tos = nil, nil
 		return nil
 	}
 	var e families.Endpoint
 	if err := setEndpoint(&e, s); err != nil {
 		return err
 	}
-	r.Spec.To = append(r.Spec.To, e)
+	r.Spec.To, r.tos = append(r.Spec.To, e), append(r.tos, s)
 	return nil
 }
 
@@ -323,13 +337,15 @@ func setHalfClose(to *time.Duration, value string) error {
 	return setLimit(to, value)
 }
 
-// check looks at what no single line can tell.
+// check looks at what no single line can tell. An endpoint that does not parse is
+// there, and was reported.
 func (r *Relay) check() []Problem {
-	switch {
-	case r.Spec.From.Network == "":
-		return []Problem{r.Problem("From", fmt.Errorf("there is no From=: %w", families.ErrSyntax))}
-	case len(r.Spec.To) == 0:
-		return []Problem{r.Problem("To", fmt.Errorf("there is no To=: %w", families.ErrSyntax))}
+	var out []Problem
+	if r.Spec.From.Network == "" && r.lines["From"].value == "" {
+		out = append(out, r.Problem("From", fmt.Errorf("there is no From=: %w", families.ErrSyntax)))
 	}
-	return nil
+	if len(r.Spec.To) == 0 && r.lines["To"].value == "" {
+		out = append(out, r.Problem("To", fmt.Errorf("there is no To=: %w", families.ErrSyntax)))
+	}
+	return out
 }

@@ -66,8 +66,8 @@ func Save(dir string, spec model.RelaySpec) (string, error) {
 		return "", err
 	}
 	text := Format(spec)
-	if _, problem := parseUnit(file, text, "Relay"); problem != nil {
-		return "", fmt.Errorf("save relay %s: %w", spec.Name, problem) // a line too long for systemd's syntax
+	if _, problems := parseUnit(file, text, "Relay"); len(problems) > 0 {
+		return "", fmt.Errorf("save relay %s: %w", spec.Name, problems[0]) // a line too long for systemd's syntax
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return "", fmt.Errorf("save relay %s: %w", spec.Name, err)

@@ -48,20 +48,20 @@ func (s setting) problemf(format string, args ...any) *Problem {
 const maxFile = 1 << 20
 
 // readUnit reads one file, whose only section is section.
-func readUnit(file, section string) ([]setting, *Problem) {
+func readUnit(file, section string) ([]setting, []Problem) {
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, &Problem{File: file, Err: cause(err)}
+		return nil, []Problem{{File: file, Err: cause(err)}}
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &Problem{File: file, Err: errors.New("not a file")}
+		return nil, []Problem{{File: file, Err: errors.New("not a file")}}
 	}
 	if info.Size() > maxFile {
-		return nil, &Problem{File: file, Err: fmt.Errorf("larger than %d bytes", maxFile)}
+		return nil, []Problem{{File: file, Err: fmt.Errorf("larger than %d bytes", maxFile)}}
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, &Problem{File: file, Err: cause(err)}
+		return nil, []Problem{{File: file, Err: cause(err)}}
 	}
 	return parseUnit(file, string(text), section)
 }
@@ -76,11 +76,14 @@ func cause(err error) error {
 }
 
 // parseUnit reads the text of one file. go-systemd reads each line; which line it
-// is only we know, because it tells no numbers.
-func parseUnit(file, text, section string) ([]setting, *Problem) {
+// is only we know, because it tells no numbers. What is below a section that is not
+// the file's is not read, and of what is above the first one only the first line is
+// a problem.
+func parseUnit(file, text, section string) ([]setting, []Problem) {
 	var out []setting
+	var problems []Problem
 	lines := strings.Split(text, "\n")
-	inside := false
+	inside, elsewhere := false, false
 	for i := 0; i < len(lines); i++ {
 		here := setting{file: file, line: i + 1}
 		line := strings.TrimSpace(lines[i])
@@ -88,26 +91,32 @@ func parseUnit(file, text, section string) ([]setting, *Problem) {
 		case line == "" || line[0] == '#' || line[0] == ';':
 			continue
 		case line[0] == '[':
-			if line != "["+section+"]" {
-				return nil, here.problemf("section %s: this file has [%s] only", line, section)
+			inside = line == "["+section+"]"
+			elsewhere = !inside
+			if elsewhere {
+				problems = append(problems, *here.problemf("section %s: this file has [%s] only", line, section))
 			}
-			inside = true
 			continue
-		case !inside:
-			return nil, here.problemf("%q stands before [%s]", line, section)
+		case !inside && !elsewhere:
+			problems = append(problems, *here.problemf("%q stands before [%s]", line, section))
+			elsewhere = true
 		}
 		whole := strings.TrimRight(lines[i], "\r")
 		for strings.HasSuffix(whole, `\`) && i+1 < len(lines) {
 			i++
 			whole += "\n" + strings.TrimRight(lines[i], "\r")
 		}
+		if elsewhere {
+			continue
+		}
 		var err error
 		if here.key, here.value, err = parseLine(whole); err != nil {
-			return nil, here.problem(err)
+			problems = append(problems, *here.problem(err))
+			continue
 		}
 		out = append(out, here)
 	}
-	return out, nil
+	return out, problems
 }
 
 // parseLine reads one Key=Value with its continuation lines. A backslash at a
@@ -184,12 +193,8 @@ func readAll(dirs []string, main, dropins, section string) ([]setting, []Problem
 		}
 	}
 	for _, path := range paths {
-		settings, problem := readUnit(path, section)
-		if problem != nil {
-			problems = append(problems, *problem)
-			continue
-		}
-		out = append(out, settings...)
+		settings, wrong := readUnit(path, section)
+		out, problems = append(out, settings...), append(problems, wrong...)
 	}
 	return out, problems
 }

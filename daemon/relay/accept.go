@@ -57,10 +57,11 @@ const (
 	latestRetry  = time.Second
 )
 
-// only stops listening after the one session that TO has room for.
+// only stops listening after the one session that TO has room for. The relay drains
+// from here on, under its name.
 func (a *acceptor) only(r *relay) error {
 	a.close()
-	<-r.ctx.Done()
+	r.stopFront()
 	return r.ctx.Err()
 }
 
@@ -125,7 +126,8 @@ func passing(err error) bool {
 }
 
 // once is a FROM that is one connection already, or one interface: there is one
-// session, which begins as soon as TO can be dialled.
+// session, which begins as soon as TO can be dialled. See cable for an interface that
+// may come back.
 type once struct {
 	socket
 	leg *leg // until the session has it
@@ -142,16 +144,31 @@ func (o *once) serve(r *relay) error {
 		p.release()
 		return err
 	}
-	r.setState(stateListening, "")
+	o.begin(r, p, to)
+	if o.kind == kindPacket {
+		r.works()
+	} else {
+		r.setState(stateDraining, "") // nobody else can come
+	}
+	<-r.ctx.Done()
+	return r.ctx.Err()
+}
+
+// begin makes the session of FROM and a TO that was dialled, which takes over the
+// hold on p. done closes when its pumps have ended.
+func (o *once) begin(r *relay, p *plan, to *leg) (s *session, done <-chan struct{}) {
 	r.mu.Lock()
 	r.busy++
 	r.mu.Unlock()
-	s := newSession(r, p, o.leg)
+	s = newSession(r, p, o.leg)
 	o.handed()
 	s.attach(to)
-	r.begin(s, s.runDialled)
-	<-r.ctx.Done()
-	return r.ctx.Err()
+	over := make(chan struct{})
+	r.begin(s, func() {
+		defer close(over)
+		s.runDialled()
+	})
+	return s, over
 }
 
 // dial tries again and again: the backend may start after the relay.
@@ -160,7 +177,7 @@ func (o *once) dial(r *relay, p *plan) (*leg, error) {
 		o.to = nil
 		return to, nil
 	}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for pause := soonestRedial; ; pause = min(2*pause, latestRedial) {
 		to, err := r.dial(r.ctx, p)
 		if err == nil {
 			return to, nil
@@ -169,7 +186,7 @@ func (o *once) dial(r *relay, p *plan) (*leg, error) {
 			return nil, r.ctx.Err()
 		}
 		r.lost.add(causeDial, 1)
-		r.setState(stateWaiting, err.Error())
+		r.waits(err)
 		if !rest(r.ctx, pause) {
 			return nil, r.ctx.Err()
 		}

@@ -85,7 +85,7 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	}
 	r := &relay{
 		eng: e, spec: bare(spec), current: p, state: stateListening,
-		room: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]*session{},
+		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]*session{},
 		from: sideOf(spec.From, s.kind),
 	}
 	if err := r.checkPairs(p); err != nil {
@@ -94,12 +94,12 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	if err := e.checkBound(spec, s); err != nil {
 		return nil, err
 	}
-	f, err := newFront(s, spec.From)
+	f, err := newFront(s, spec.From, lasts(s, p))
 	if err != nil {
 		return nil, err
 	}
-	if o, ok := f.(*once); ok {
-		r.single = true
+	if o, lasting := onlyEnd(f); o != nil {
+		r.single, r.lasting = true, lasting
 		if err := r.dialNow(ctx, o, p); err != nil {
 			return nil, err
 		}
@@ -108,6 +108,17 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	r.front = f
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
+}
+
+// onlyEnd is the FROM of a relay with one session, and whether others follow it.
+func onlyEnd(f front) (o *once, lasting bool) {
+	switch f := f.(type) {
+	case *once:
+		return f, false
+	case *cable:
+		return f.current(), true
+	}
+	return nil, false
 }
 
 // takeTo takes the open socket that TO is.

@@ -65,7 +65,7 @@ func (r *relay) swap(spec model.RelaySpec, p *plan) (*plan, error) {
 		return nil, fmt.Errorf("relay %s is draining: %w", r.name, syscall.ESHUTDOWN)
 	}
 	old := r.current
-	r.current, r.spec = p, bare(spec)
+	r.current, r.spec, r.failure = p, bare(spec), ""
 	return old, nil
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/sockd/sockd/families"
@@ -16,7 +18,7 @@ import (
 // It wraps families.ErrNotSupported.
 type ReasonError struct {
 	Reason string
-	Next   string // what to do instead, or empty
+	Next   string // what to do instead, in words, or empty
 }
 
 func (e *ReasonError) Error() string {
@@ -25,9 +27,6 @@ func (e *ReasonError) Error() string {
 	}
 	return e.Reason + "; " + e.Next
 }
-
-// Hint is the next step that an error line is followed by.
-func (e *ReasonError) Hint() string { return e.Next }
 
 func (e *ReasonError) Unwrap() error { return families.ErrNotSupported }
 
@@ -39,7 +38,7 @@ type side struct {
 
 func sideOf(e families.Endpoint, k kind) side {
 	if e.Network == families.NetworkID || e.Network == families.NetworkFD {
-		return side{word: e.Network + ":" + e.Address, kind: k}
+		return side{word: e.Network + ":" + families.Escape(e.Address), kind: k}
 	}
 	return side{word: e.Network, kind: k}
 }
@@ -97,26 +96,59 @@ func (e *Engine) Check(spec model.RelaySpec) error {
 	if len(spec.To) == 0 {
 		return &families.SyntaxError{What: "relay", Text: spec.From.String(), Why: "it has no TO"}
 	}
-	if err := checkBalance(spec.Balance); err != nil {
+	if _, err := e.checkEndpoint(spec.From, sideFrom); err != nil {
 		return err
 	}
-	fromKind, err := e.checkEndpoint(spec.From, sideFrom)
-	if err != nil {
-		return err
+	for _, m := range e.Mistakes(spec) {
+		return m.Err
 	}
-	for _, to := range spec.To {
-		if err := e.checkTarget(spec, to, fromKind); err != nil {
-			return err
-		}
-	}
-	return checkCompany(spec.To)
+	return nil
 }
 
-func (e *Engine) checkTarget(spec model.RelaySpec, to families.Endpoint, fromKind kind) error {
-	toKind, err := e.checkEndpoint(to, sideTo)
-	if err != nil {
-		return err
+// A Mistake is one thing that is wrong with a relay.
+type Mistake struct {
+	Key string // whose value it is, as in relays.d: Balance, From or To
+	To  int    // which TO, from 0
+	Err error  // as Check returns it
+}
+
+// Mistakes are all that Check would find, one after another, in the endpoints and
+// the balance. A FROM without a network is not looked at, nor is what it would
+// have to fit: for a relay that was read in parts.
+func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
+	var out []Mistake
+	add := func(key string, to int, err error) {
+		if err != nil {
+			out = append(out, Mistake{key, to, err})
+		}
 	}
+	add("Balance", 0, checkBalance(spec.Balance))
+	fromKind, whole := kindUnknown, spec.From.Network != ""
+	if whole {
+		var err error
+		if fromKind, err = e.checkEndpoint(spec.From, sideFrom); err == nil {
+			err = checkAlone(sideOf(spec.From, fromKind))
+		}
+		add("From", 0, err)
+		whole = err == nil
+	}
+	for i, to := range spec.To {
+		toKind, err := e.checkEndpoint(to, sideTo)
+		if err == nil {
+			err = checkAlone(sideOf(to, toKind))
+		}
+		if err == nil && whole {
+			err = e.checkTarget(spec, to, fromKind, toKind)
+		}
+		add("To", i, err)
+	}
+	i, err := checkCompany(spec.To)
+	add("To", i, err)
+	return out
+}
+
+// checkTarget looks at whether one TO goes with FROM. Each alone is right.
+func (e *Engine) checkTarget(spec model.RelaySpec, to families.Endpoint, fromKind, toKind kind) error {
 	if err := checkPair(sideOf(spec.From, fromKind), sideOf(to, toKind)); err != nil {
 		return err
 	}
@@ -148,17 +180,18 @@ func selfReason(from, to families.Endpoint) error {
 	return &ReasonError{Reason: fmt.Sprintf("%s to %s: the relay would dial itself", from, to), Next: "give TO another address"}
 }
 
-// checkCompany refuses several TO where one of them is a single connection.
-func checkCompany(tos []families.Endpoint) error {
+// checkCompany refuses several TO where one of them, the i-th, is a single
+// connection.
+func checkCompany(tos []families.Endpoint) (i int, err error) {
 	if len(tos) < 2 {
-		return nil
+		return 0, nil
 	}
-	for _, to := range tos {
+	for i, to := range tos {
 		if to.Network == families.NetworkID {
-			return &ReasonError{Reason: fmt.Sprintf("%s is one connection and cannot stand among several TO", to), Next: "make it the only one"}
+			return i, &ReasonError{Reason: fmt.Sprintf("%s is one connection and cannot stand among several TO", to), Next: "make it the only one"}
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 func checkBalance(balance string) error {
@@ -194,7 +227,26 @@ func (e *Engine) checkEndpoint(ep families.Endpoint, s whichSide) (kind, error) 
 	if _, err := e.resolveLiteral(familyPart(ep)); err != nil {
 		return k, err
 	}
+	if s == sideTo {
+		return k, checkPort(ep, k)
+	}
 	return k, nil
+}
+
+// checkPort refuses port 0 of a TO: it lets the system choose where to listen, and
+// nobody listens on it.
+func checkPort(ep families.Endpoint, k kind) error {
+	if isUnix(ep.Network) || k != kindStream && k != kindDgram {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(ep.Address)
+	if n, numErr := strconv.Atoi(port); err != nil || numErr != nil || n != 0 {
+		return nil // the family has its say
+	}
+	return &families.SyntaxError{
+		What: "endpoint", Text: ep.String(), Column: len(ep.Network) + 2 + strings.LastIndexByte(ep.Address, ':') + 1,
+		Why: "nobody can be dialled at port 0", Hint: fmt.Sprintf("%s:%s", ep.Network, net.JoinHostPort(host, "80")),
+	}
 }
 
 func isAnyInterface(address string) bool {

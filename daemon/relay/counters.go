@@ -26,9 +26,10 @@ const (
 	causePending                  // more messages than may wait while a session is dialled
 	causeBusy                     // no room for one more session
 	causeEnded                    // messages that were in hand when their session ended
+	causeDial                     // what found no backend: connections, and datagrams that waited for one
 
 	causeFiles       // descriptors that came with unix messages, which are not passed on
-	causeDial        // sessions that found no backend
+	causeEvicted     // datagram sessions that made room for another one
 	causeDescriptors // times that accept found no descriptor free
 	causeKernel      // messages that the kernel dropped from a full queue
 	numCauses
@@ -46,8 +47,9 @@ var causeNames = [numCauses]string{
 	causePending:     "pending",
 	causeBusy:        "busy",
 	causeEnded:       "ended",
-	causeFiles:       "files",
 	causeDial:        "dial",
+	causeFiles:       "files",
+	causeEvicted:     "evicted",
 	causeDescriptors: "no_descriptors",
 	causeKernel:      "kernel",
 }

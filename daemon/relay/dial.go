@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/sockd/sockd/families"
@@ -19,7 +20,18 @@ type DialError struct {
 	Err  error
 }
 
-func (e *DialError) Error() string { return fmt.Sprintf("dial %s: %v", e.To, e.Err) }
+// Error names the address once: that of the socket's own error, where it is another
+// one, as what a host name was looked up to.
+func (e *DialError) Error() string {
+	err := e.Err
+	_, address, _ := strings.Cut(e.To, ":")
+	if op, ok := err.(*families.OpError); ok && op.Addr == address {
+		err = op.Err
+	}
+	return fmt.Sprintf("dial %s: %v", e.To, err)
+}
+
+// Unwrap is the error of the socket.
 func (e *DialError) Unwrap() error { return e.Err }
 
 // Hint is a command that would help, or empty.
@@ -75,8 +87,10 @@ func (d *dialer) dialBackend(ctx context.Context, p *plan, b *backend) (*leg, er
 
 // dialHint says what would let the daemon reach a socket that it may not.
 func dialHint(b *backend, err error) string {
-	if isUnixPath(b.end) && errors.Is(err, syscall.EACCES) {
-		return "setfacl -m u:sockd:rw " + b.end.Address
+	path := b.end.Address
+	// A path that a shell would take apart is no part of a command that is offered.
+	if isUnixPath(b.end) && errors.Is(err, syscall.EACCES) && families.Escape(path) == path && !strings.ContainsAny(path, " '\"`$&|;<>()*?[]{}~#!") {
+		return "setfacl -m u:sockd:rw " + path
 	}
 	return ""
 }
@@ -327,5 +341,5 @@ func textOf(network string, a families.Addr, unnamed string) string {
 	if a == nil {
 		return unnamed
 	}
-	return families.Endpoint{Network: network, Address: a.String()}.String()
+	return network + ":" + a.String() // which is in escaped form already
 }

@@ -99,7 +99,7 @@ func (e *Engine) reserve(name string) (model.ID, string, error) {
 		name = fmt.Sprintf("r%d", id)
 	}
 	if _, taken := e.names[name]; taken {
-		return 0, "", fmt.Errorf("a relay is called %s already: %w", name, syscall.EEXIST)
+		return 0, "", fmt.Errorf("relay add %q: a relay has this name: %w", name, syscall.EEXIST)
 	}
 	e.names[name] = 0
 	return id, name, nil

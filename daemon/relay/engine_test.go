@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -62,6 +63,7 @@ func TestNamesAndLists(t *testing.T) {
 
 	_, err := w.eng.Add(context.Background(), s)
 	require.ErrorIs(t, err, syscall.EEXIST)
+	require.ErrorContains(t, err, `relay add "web": `)
 	s.Name = "other"
 	s.From = mustEndpoint(t, web.Local[0])
 	_, err = w.eng.Add(context.Background(), s)
@@ -410,6 +412,34 @@ func TestFromCanBeADescriptorOfTheCaller(t *testing.T) {
 	require.Equal(t, "A", name)
 }
 
+// What is no socket was ENOTSOCK, and one of another family or type was not told from
+// a pair that makes no sense.
+func TestADescriptorThatIsNoFromIsRefused(t *testing.T) {
+	w := newWorld(t)
+	other := serve(t, "tcp", "127.0.0.1:0", echo).(*net.TCPListener)
+	gram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: w.path("g"), Net: "unixgram"})
+	require.NoError(t, err)
+	defer gram.Close()
+	file, err := os.Open(w.dir)
+	require.NoError(t, err)
+	defer file.Close()
+	for why, from := range map[string]syscall.Conn{
+		"the descriptor is no socket: does not parse":                                    file,
+		"the descriptor is a socket of address family 2, and local is 1: does not parse": other,
+		"the descriptor is a dgram socket: does not parse":                               gram,
+	} {
+		s := spec(t, "unix:"+w.path("s"), "tcp:127.0.0.1:1")
+		rc, err := from.SyscallConn()
+		require.NoError(t, err)
+		require.NoError(t, rc.Control(func(fd uintptr) {
+			s.FromFD = int(fd)
+			_, err = w.eng.Add(context.Background(), s)
+		}))
+		require.EqualError(t, err, "relay from "+s.From.String()+": "+why)
+		require.ErrorIs(t, err, families.ErrSyntax)
+	}
+}
+
 func TestAUnixFromGetsItsPermissions(t *testing.T) {
 	w := newWorld(t)
 	l := serve(t, "tcp", "127.0.0.1:0", echo)
@@ -703,4 +733,129 @@ func TestNoAnswerGoesToASocketThatIsNotTheSenders(t *testing.T) {
 			require.NoError(t, leg.pin.Close())
 		}
 	}
+}
+
+// With an open socket as TO the relay said that it listened when its port was closed.
+func TestARelayToAnOpenSocketServesOneClient(t *testing.T) {
+	for _, tt := range []struct{ from, to string }{{"tcp", "unix"}, {"unixpacket", "unixpacket"}, {"udp", "unixpacket"}} {
+		t.Run(tt.from, func(t *testing.T) {
+			m := &meeting{world: newWorld(t)}
+			var logs logBook
+			m.eng.opts.Log = slog.New(&logs)
+			given, far := m.connected(mustEndpoint(t, tt.to+":"+m.path("to")))
+			m.host.open[7] = given
+			from := tt.from + ":127.0.0.1:0"
+			if tt.from == "unixpacket" {
+				from = tt.from + ":" + m.path("from")
+			}
+			s := spec(t, from, "id:7")
+			s.Name = "one"
+			m.relay = m.mustAdd(s)
+			require.Equal(t, "listening", m.relay.State)
+			near := m.client(m.relay.Local[0])
+			m.say(near, families.Name{}, []byte("hello"))
+			m.hear(far, []byte("hello"))
+			familytest.Eventually(t, "it takes nobody else", func() bool { return m.mustRelay(m.relay.ID).State == "draining" })
+			id, found := m.eng.Lookup("one")
+			require.True(t, found, "nobody has removed it")
+			require.Equal(t, m.relay.ID, id)
+			if tt.from == "udp" { // FROM stays for its one client: a second one is counted, and ends nothing
+				m.say(m.client(m.relay.Local[0]), families.Name{}, []byte("me too"))
+				familytest.Eventually(t, "it is not counted", func() bool { return m.mustRelay(m.relay.ID).Drops["busy"] == 1 })
+				m.say(near, families.Name{}, []byte("still here"))
+				m.hear(far, []byte("still here"))
+			}
+			require.NoError(t, far.Close())
+			require.NoError(t, near.Close())
+			m.host.mustEvent(t, "relay", "removed", m.relay.ID)
+			familytest.Eventually(t, "its end is not logged", func() bool { return logs.has("INFO relay ended relay=one") })
+			_, found = m.eng.Lookup("one")
+			require.False(t, found)
+		})
+	}
+}
+
+// logBook keeps log lines.
+type logBook struct {
+	mu    sync.Mutex // guards lines
+	lines []string
+}
+
+func (l *logBook) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logBook) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logBook) WithGroup(string) slog.Handler            { return l }
+
+func (l *logBook) Handle(_ context.Context, r slog.Record) error {
+	line := r.Level.String() + " " + r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		line += " " + a.String()
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	return nil
+}
+
+func (l *logBook) has(text string) bool { return l.count(text) > 0 }
+
+func (l *logBook) count(text string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// A relay whose backend was down gave no reason afterwards, and logged nothing.
+func TestARelaySaysWhyItsLastSessionFoundNoBackend(t *testing.T) {
+	w := newWorld(t)
+	var logs logBook
+	w.eng.opts.Log = slog.New(&logs)
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	at := dead.Addr().String()
+	require.NoError(t, dead.Close())
+	s := spec(t, "tcp:127.0.0.1:0", "tcp:"+at)
+	s.Name = "web"
+	r := w.mustAdd(s)
+	const failures = 5
+	for range failures {
+		network, address := endpoint(t, r)
+		if c, err := net.Dial(network, address); err == nil { // or it was reset already
+			_, err = c.Read(make([]byte, 1))
+			require.Error(t, err)
+			require.NoError(t, c.Close())
+		}
+	}
+	familytest.Eventually(t, "a session is missing", func() bool { return w.mustRelay(r.ID).Total == failures })
+	w.mustIdle(r.ID)
+	got := w.mustRelay(r.ID)
+	require.Equal(t, "listening", got.State)
+	require.Equal(t, "dial tcp:"+at+": connection refused", got.Cause)
+	require.Equal(t, model.Drops{"dial": failures}, got.Drops)
+	require.Equal(t, got.Cause, w.host.mustEvent(t, "relay", "changed", r.ID).Cause)
+	require.True(t, logs.has("WARN session found no backend relay=web"))
+	require.Equal(t, 1, logs.count("session found no backend"), "a line for each would flood the log")
+
+	serve(t, "tcp", at, tellName("A"))
+	_, c := mustName(t, r, 1)
+	require.Empty(t, w.mustRelay(r.ID).Cause)
+	require.NoError(t, c.Close())
+	w.mustIdle(r.ID)
+	familytest.Eventually(t, "its end is not logged", func() bool { return logs.has("DEBUG session ended relay=web") || logs.has("session broke") })
+}
+
+// A port of 0 chooses one for FROM, and is nothing that can be dialled.
+func TestPortZeroIsNoTarget(t *testing.T) {
+	w := newWorld(t)
+	for _, to := range []string{"tcp:127.0.0.1:0", "tcp:localhost:0", "tcp:[::1]:00"} {
+		err := w.eng.Check(spec(t, "tcp:127.0.0.1:0", to))
+		require.ErrorIs(t, err, families.ErrSyntax, to)
+		require.ErrorContains(t, err, "port 0", to)
+	}
+	require.ErrorIs(t, w.eng.Check(spec(t, "udp:127.0.0.1:0", "udp:127.0.0.1:0")), families.ErrSyntax)
 }

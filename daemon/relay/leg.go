@@ -152,7 +152,7 @@ func (l *leg) failedSend(err error) outcome {
 		syscall.EPERM, syscall.EACCES, syscall.EADDRNOTAVAIL, syscall.EPROTO, syscall.ENOPROTOOPT):
 		return lost(causeUnreachable)
 	}
-	return outcome{fate: broken, err: err}
+	return outcome{fate: broken, err: l.explain(err)}
 }
 
 func isAgain(err error) bool { return errors.Is(err, families.ErrAgain) }

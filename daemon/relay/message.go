@@ -104,9 +104,12 @@ func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 		return nil, io.EOF
 	case src.passes(err):
 		s.lost.add(noted(err), 1)
+		if errors.Is(err, syscall.ENETDOWN) {
+			s.r.notice()
+		}
 		return nil, nil
 	}
-	return nil, err
+	return nil, src.explain(err)
 }
 
 // receive is one attempt: the message with the header's room before it, and its
@@ -274,6 +277,9 @@ func (s *session) sendOne(dst *leg, data []byte, f *flow, b *buffer) outcome {
 			retried = true // it was about an earlier datagram: this one was not tried
 			s.lost.add(causeRefused, 1)
 		default:
+			if dst.kind == kindPacket && errors.Is(err, syscall.ENETDOWN) {
+				s.r.notice()
+			}
 			return dst.failedSend(err)
 		}
 	}

@@ -2,10 +2,12 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/ksock"
@@ -25,6 +27,8 @@ type socket struct {
 	host Host
 	name string   // of systemd's descriptor, which goes back, or empty
 	id   model.ID // of a verb's socket that was taken, or 0
+
+	adopted bool // the caller bound it
 
 	taken    bool         // a session owns the socket
 	released *atomic.Bool // close was called
@@ -127,6 +131,10 @@ func (e *Engine) adoptFrom(ctx context.Context, spec model.RelaySpec) (socket, e
 	if err != nil {
 		return socket{}, err
 	}
+	if err := checkLent(fd, adopter.Domain(), t); err != nil {
+		ksock.CloseFiles([]int{fd})
+		return socket{}, fmt.Errorf("relay from %s: the descriptor %w", spec.From, err)
+	}
 	sock, err := adopter.Adopt(fd)
 	if err != nil {
 		ksock.CloseFiles([]int{fd})
@@ -134,9 +142,24 @@ func (e *Engine) adoptFrom(ctx context.Context, spec model.RelaySpec) (socket, e
 	}
 	if i := sock.Info(); i.Type != t.Spec.Type {
 		_ = sock.Close() // the reason is the one to tell
-		return socket{}, fmt.Errorf("%s: the descriptor is a %s socket: %w", spec.From, i.Type, families.ErrNotSupported)
+		return socket{}, fmt.Errorf("relay from %s: the descriptor is a %s socket: %w", spec.From, i.Type, families.ErrSyntax)
 	}
-	return socket{sock: sock, target: t}, listenBound(sock)
+	return socket{sock: sock, target: t, adopted: true}, listenBound(sock)
+}
+
+// checkLent refuses a descriptor that is no socket of the target's family. The
+// error goes on where "the descriptor" stands in front of it.
+func checkLent(fd, domain int, t families.Target) error {
+	got, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_DOMAIN)
+	switch {
+	case errors.Is(err, syscall.ENOTSOCK), errors.Is(err, syscall.EBADF): // EBADF: O_PATH
+		return fmt.Errorf("is no socket: %w", families.ErrSyntax)
+	case err != nil:
+		return fmt.Errorf("does not say what it is: %w", err)
+	case got != domain:
+		return fmt.Errorf("is a socket of address family %d, and %s is %d: %w", got, t.Family.Name(), domain, families.ErrSyntax)
+	}
+	return nil
 }
 
 // listenBound makes a connection socket listen that its caller only bound.
@@ -227,20 +250,21 @@ func (o ownOptions) apply(path string) error {
 	return nil
 }
 
-// newFront is the front that fits FROM's socket.
-func newFront(s socket, from families.Endpoint) (front, error) {
+// newFront is the front that fits FROM's socket. lasting is whether it can be
+// opened again.
+func newFront(s socket, from families.Endpoint, lasting bool) (front, error) {
 	switch {
 	case s.state == families.Listening:
 		return &acceptor{s}, nil
 	case s.kind == kindPacket:
-		l := newLeg(s.sock, s.kind)
-		if err := l.becomePacket(s.target); err != nil {
+		o, err := packetOnce(s)
+		if err != nil {
 			return nil, err
 		}
-		if l.text == "" && len(s.names) > 0 {
-			l.text = s.names[0]
+		if lasting {
+			return newCable(o), nil
 		}
-		return &once{socket: s, leg: l}, nil
+		return o, nil
 	case s.state == families.Connected || s.state == families.HalfClosed:
 		return &once{socket: s, leg: newLeg(s.sock, s.kind)}, nil
 	case s.kind == kindDgram && s.state == families.Bound:

@@ -213,9 +213,9 @@ func pointAt(ep families.Endpoint, err error) error {
 
 // parseID reads the number of id:N.
 func parseID(ep families.Endpoint) (model.ID, error) {
-	n, err := strconv.ParseInt(ep.Address, 10, 64)
-	if err != nil || n < 1 {
+	id, ok := model.ParseID(ep.Address)
+	if !ok {
 		return 0, &families.SyntaxError{What: "endpoint", Text: ep.String(), Column: 4, Why: "want the number of an open socket", Hint: "sockd-ctl ls"}
 	}
-	return model.ID(n), nil
+	return id, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,26 +141,89 @@ func (m *meeting) mustUDPFrame(t *testing.T) []byte {
 	}
 }
 
-// A relay goes when its interface does, and says why.
-func TestAPacketRelayEndsWithItsInterface(t *testing.T) {
+func (s *street) mustIP(t *testing.T, words ...string) {
+	t.Helper()
+	out, err := s.relay.Command("ip", words...).CombinedOutput()
+	require.NoError(t, err, string(out))
+}
+
+// A packet relay used to vanish with its interface, with no line in the log: it waits
+// and goes on when there is an interface of that name again.
+func TestAPacketRelayWaitsForAnInterfaceThatWasDeleted(t *testing.T) {
+	for _, tt := range []struct {
+		iface, address string
+		of             func(*street) *familytest.NS
+	}{
+		{"ra", "10.9.0.1/24", func(s *street) *familytest.NS { return s.a }},
+		{"rb", "10.9.0.2/24", func(s *street) *familytest.NS { return s.b }},
+	} {
+		t.Run(tt.iface, func(t *testing.T) {
+			s := newStreet(t)
+			wire := spec(t, "packet:ra", "packet:rb")
+			wire.Name = "wire"
+			r := s.mustAdd(wire)
+			s.mustCarryTCP(t, "10.9.0.2:0", 1000)
+			s.mustIP(t, "link", "del", tt.iface)
+			familytest.Eventually(t, "it does not wait", func() bool { return s.mustRelay(r.ID).State == "waiting" })
+			require.Contains(t, s.mustRelay(r.ID).Cause, "no such device")
+			s.host.mustEvent(t, "session", "closed", 0)
+			id, found := s.eng.Lookup("wire")
+			require.True(t, found)
+			require.Equal(t, r.ID, id)
+
+			familytest.Veth(t, tt.of(s), "eth", tt.address, s.relay, tt.iface, "")
+			familytest.Eventually(t, "it does not come back", func() bool { return s.mustRelay(r.ID).State == "listening" })
+			for _, ns := range []*familytest.NS{s.a, s.b} { // the new host's hardware address is another one
+				out, err := ns.Command("ip", "neigh", "flush", "dev", "eth").CombinedOutput()
+				require.NoError(t, err, string(out))
+			}
+			s.mustCarryTCP(t, "10.9.0.2:0", 1000)
+			got := s.mustRelay(r.ID)
+			require.Empty(t, got.Cause)
+			require.GreaterOrEqual(t, got.Total, int64(2))
+			require.NoError(t, s.eng.Remove(r.ID, 0))
+			s.host.mustEvent(t, "relay", "removed", r.ID)
+		})
+	}
+}
+
+// Nothing was to be seen of an interface that is down.
+func TestAnInterfaceThatIsDownIsTheCause(t *testing.T) {
 	for _, iface := range []string{"ra", "rb"} {
 		t.Run(iface, func(t *testing.T) {
 			s := newStreet(t)
 			r := s.mustAdd(spec(t, "packet:ra", "packet:rb"))
+			s.mustIP(t, "link", "set", iface, "down")
+			familytest.Eventually(t, "nobody says so", func() bool { return s.mustRelay(r.ID).Cause == "interface "+iface+" is down" })
+			require.Equal(t, "listening", s.mustRelay(r.ID).State)
+			s.mustIP(t, "link", "set", iface, "up")
+			familytest.Eventually(t, "it is up", func() bool { return s.mustRelay(r.ID).Cause == "" })
 			s.mustCarryTCP(t, "10.9.0.2:0", 1000)
-			out, err := s.relay.Command("ip", "link", "set", iface, "down").CombinedOutput()
-			require.NoError(t, err, string(out))
-			out, err = s.relay.Command("ip", "link", "set", iface, "up").CombinedOutput()
-			require.NoError(t, err, string(out))
-			s.mustCarryTCP(t, "10.9.0.2:0", 1000)
-			require.Len(t, s.eng.Relays(), 1, "down is not gone")
-			out, err = s.relay.Command("ip", "link", "del", iface).CombinedOutput()
-			require.NoError(t, err, string(out))
-			e := s.host.mustEvent(t, "relay", "removed", r.ID)
-			require.Contains(t, e.Cause, "network is down")
-			require.Empty(t, s.eng.Relays())
+			require.EqualValues(t, 1, s.mustRelay(r.ID).Total, "down is not gone")
+
+			// Deleted while it is down: the kernel tells of that no more.
+			s.mustIP(t, "link", "set", iface, "down")
+			familytest.Eventually(t, "nobody says so", func() bool { return s.mustRelay(r.ID).Cause != "" })
+			s.mustIP(t, "link", "del", iface)
+			familytest.Eventually(t, "it does not wait", func() bool { return s.mustRelay(r.ID).State == "waiting" })
 		})
 	}
+}
+
+// An interface as TO of a relay with many sessions: they end, and the relay says why
+// there are none.
+func TestARelayToAnInterfaceThatWasDeletedSaysSo(t *testing.T) {
+	s := newStreet(t)
+	m := &meeting{world: s.world}
+	m.relay = s.mustAdd(spec(t, "unixgram:"+s.path("front"), "packet:rb"))
+	m.near = m.boundClient("near")
+	frame := append([]byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x88\xb5"), make([]byte, 46)...)
+	m.say(m.near, families.Name{}, frame)
+	familytest.Eventually(t, "there is no session", func() bool { return s.mustRelay(m.relay.ID).RxBytes > 0 })
+	s.mustIP(t, "link", "del", "rb")
+	m.say(m.near, families.Name{}, frame)
+	familytest.Eventually(t, "it does not say so", func() bool { return strings.Contains(s.mustRelay(m.relay.ID).Cause, "no such device") })
+	require.Equal(t, "listening", s.mustRelay(m.relay.ID).State)
 }
 
 func TestAPacketRelayWaitsForItsBackend(t *testing.T) {

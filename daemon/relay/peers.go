@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"syscall"
+	"time"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/ksock"
@@ -31,6 +31,8 @@ type peers struct {
 	socket
 	r    *relay
 	unix bool
+	// stalled: a dial was waited for in vain, and none has ended since. Of the reader.
+	stalled bool
 
 	mu     sync.Mutex // guards what follows
 	byName map[families.Name]*peer
@@ -95,21 +97,21 @@ func (p *peers) drain(from *leg, b *buffer) error {
 	}
 }
 
-// deliver gives one message to its sender's session. When that session's backend
-// turns out to be gone, the message opens a new one: a backend that was restarted
-// costs none.
+// deliver gives one message to its sender's session. When there is none, or its
+// backend turns out to be gone, the message opens a new one: a backend that was
+// restarted costs none.
 func (p *peers) deliver(b *buffer, fr frame) {
-	for range 2 {
-		c := p.find(b)
-		if c == nil {
-			p.r.lost.add(causeBusy, 1)
-			return
-		}
+	if c := p.find(b.in.Peer); c != nil {
 		if c.take(fr, b) {
 			return
 		}
+		p.drop(c)
 	}
-	p.r.lost.add(causeEnded, 1)
+	if !p.makeRoom() {
+		p.r.lost.add(causeBusy, 1)
+		return
+	}
+	p.open(b, fr)
 }
 
 // take sends a message on, or keeps it until there is somewhere to send it. It
@@ -155,15 +157,20 @@ func (c *peer) wait(fr frame) (waiting, ok bool) {
 		c.sending = true
 		return false, true
 	}
+	c.keepLocked(fr)
+	return true, true
+}
+
+// keepLocked keeps a copy of a message, if there is room for it.
+func (c *peer) keepLocked(fr frame) {
 	n := len(fr.payload())
 	c.s.rx.received(n)
 	if len(c.pending) >= pendingMessages || c.bytes+n > pendingBytes {
 		c.s.lose(&c.s.rx, n, causePending)
-		return true, true
+		return
 	}
 	c.pending = append(c.pending, append(frame(nil), fr...))
 	c.bytes += n
-	return true, true
 }
 
 // waited takes what has waited; none means that the reader sends from now on.
@@ -176,10 +183,8 @@ func (c *peer) waited() []frame {
 	return w
 }
 
-// find is the session of the client that sent what is in b, a new one if need be.
-// It is nil when there is no room for one.
-func (p *peers) find(b *buffer) *peer {
-	key := b.in.Peer
+// find is the session of a client, or nil.
+func (p *peers) find(key families.Name) *peer {
 	p.mu.Lock()
 	c := p.byName[key]
 	if c != nil && !c.s.isEnded() {
@@ -191,41 +196,104 @@ func (p *peers) find(b *buffer) *peer {
 	if c != nil {
 		p.drop(c)
 	}
-	return p.add(key, b)
+	return nil
 }
 
-// add opens a session for a client. When there are as many as may be, the one
-// that was used least recently makes room.
-func (p *peers) add(key families.Name, b *buffer) *peer {
-	for !p.r.claim() {
-		if p.r.single || !p.evict() {
-			return nil
-		}
-	}
-	c := &peer{key: key}
+// open begins a session that room was claimed for, with the message in b as the
+// first that waits for its dial.
+func (p *peers) open(b *buffer, fr frame) {
+	c := &peer{key: b.in.Peer}
 	c.sent.L = &c.mu
-	c.s = newSession(p.r, p.r.holdPlan(), p.legOf(key, b))
+	c.s = newSession(p.r, p.r.holdPlan(), p.legOf(c.key, b))
+	c.mu.Lock()
+	c.keepLocked(fr)
+	c.mu.Unlock()
 	p.mu.Lock()
-	p.byName[key] = c
+	p.byName[c.key] = c
 	c.at = p.recent.PushFront(c)
 	p.mu.Unlock()
 	p.r.begin(c.s, func() { c.run(p) })
-	return c
+	if p.r.single {
+		p.r.setState(stateDraining, "") // FROM stays, for the one client alone
+	}
 }
 
-// evict ends the session that was used least recently; false means there is none.
+// makeRoom claims room for one more session, at the cost of the one that was used
+// least recently. Sessions that still dial have messages waiting, so they are left
+// alone and one of their dials is waited for: briefly, since the reader keeps all
+// clients waiting meanwhile, and not again before one has ended.
+func (p *peers) makeRoom() bool {
+	if p.r.claim() {
+		return true
+	}
+	patience := briefly
+	if p.stalled {
+		patience = 0
+	}
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for !p.r.claim() {
+		switch {
+		case p.r.single:
+			return false
+		case p.evict():
+		case !p.awaitDial(late.C):
+			return false
+		}
+	}
+	return true
+}
+
+// awaitDial waits until a dial or a session has ended, or it is late.
+func (p *peers) awaitDial(late <-chan time.Time) bool {
+	p.stalled = false
+	select {
+	case <-p.r.room:
+		return true
+	default:
+	}
+	select {
+	case <-p.r.room:
+		return true
+	case <-late:
+		p.stalled = true
+	case <-p.r.ctx.Done():
+	}
+	return false
+}
+
+var errEvicted = errors.New("made room for a new session, since there are as many as --max-conns allows")
+
+// evict ends the session that was used least recently of those that are dialled;
+// false means there is none.
 func (p *peers) evict() bool {
-	p.mu.Lock()
-	last := p.recent.Back()
-	p.mu.Unlock()
-	if last == nil {
+	c := p.oldest()
+	if c == nil {
 		return false
 	}
-	c := last.Value.(*peer)
 	p.drop(c)
-	c.s.end(fmt.Errorf("made room for a new session: %w", syscall.EMFILE))
+	p.r.lost.add(causeEvicted, 1)
+	c.s.end(errEvicted)
 	p.r.leave(c.s)
 	return true
+}
+
+func (p *peers) oldest() *peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for at := p.recent.Back(); at != nil; at = at.Prev() {
+		if c := at.Value.(*peer); c.isReady() {
+			return c
+		}
+	}
+	return nil
+}
+
+// isReady tells whether no message waits for the dial any more.
+func (c *peer) isReady() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready
 }
 
 // drop takes a client out of the table.
@@ -275,8 +343,12 @@ func (l *leg) pinTo(path string, sender *families.Creds) {
 func (c *peer) run(p *peers) {
 	s := c.s
 	defer p.drop(c)
-	defer c.abandon()
+	lost := causeEnded // what still waits at the end
+	defer func() { c.abandon(lost) }()
 	if err := s.dial(); err != nil {
+		if s.noBackend(err) {
+			lost = causeDial
+		}
 		s.end(err)
 		return
 	}
@@ -303,23 +375,44 @@ func (c *peer) run(p *peers) {
 func (c *peer) flush() error {
 	b := messageBuffers.Get().(*buffer)
 	defer messageBuffers.Put(b)
+	moved := false
 	for {
 		waited := c.waited()
 		if len(waited) == 0 {
+			c.s.r.signal() // it may make room now
 			return nil
 		}
 		for i, fr := range waited {
-			if err := c.s.forward(c.s.to, c.s.from, fr, &c.s.rx, b); err != nil {
-				c.lose(waited[i+1:])
+			if err := c.send(fr, b, moved); err != nil {
+				c.lose(waited[i+1:], causeEnded)
 				return err
 			}
+			moved = true
 		}
 	}
 }
 
-// abandon counts what still waits when the session ends. The reader is done with
-// the session then, so that its counters are final.
-func (c *peer) abandon() {
+// send sends one message that has waited. Where others went before it, a backend
+// that takes this one no more may have been restarted meanwhile: it is dialled
+// once again, as the reader would.
+func (c *peer) send(fr frame, b *buffer, again bool) error {
+	s, n := c.s, len(fr.payload())
+	err := s.forward(s.to, s.from, fr, &s.rx, b)
+	if err == nil || !again {
+		return err
+	}
+	if s.redial() != nil {
+		return err // counted, with its cause
+	}
+	s.rx.takeBack(n)
+	s.lost.add(causeEnded, -1)
+	s.rx.received(n)
+	return s.forward(s.to, s.from, fr, &s.rx, b)
+}
+
+// abandon counts what still waits when the session ends, as lost by why. The
+// reader is done with the session then, so that its counters are final.
+func (c *peer) abandon(why cause) {
 	c.mu.Lock()
 	waited := c.pending
 	c.pending, c.gone = nil, true
@@ -327,11 +420,11 @@ func (c *peer) abandon() {
 		c.sent.Wait()
 	}
 	c.mu.Unlock()
-	c.lose(waited)
+	c.lose(waited, why)
 }
 
-func (c *peer) lose(frames []frame) {
+func (c *peer) lose(frames []frame, why cause) {
 	for _, fr := range frames {
-		c.s.lose(&c.s.rx, len(fr.payload()), causeEnded)
+		c.s.lose(&c.s.rx, len(fr.payload()), why)
 	}
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,21 +31,28 @@ const (
 //	    ▼ Remove               ▼ Remove
 //	draining ──last session──► gone
 //
-// A relay between two sockets that are there once (id:, packet) has one session
-// and goes when that ends.
+// A relay of a socket that is there once (id:) has one session, drains from its
+// beginning, since nobody else can be served, and goes when it ends. One whose FROM
+// is an interface has one session at a time, and waits between two of them.
 type relay struct {
 	eng   *Engine
 	id    model.ID
 	front front
 	from  side
 
-	// single: there is one session, and the relay ends with it.
+	// single: there is one session at a time.
 	single bool
+	// lasting: another session follows the one that has ended. Without it a single
+	// relay ends with its session.
+	lasting bool
 
 	ctx  context.Context // ends when no session may begin any more
 	stop context.CancelFunc
 	lost losses        // of messages that belong to no session, and events
 	room chan struct{} // has a token when room may have come free
+	// trouble has a token when a session has found an interface down.
+	trouble  chan struct{}
+	failures throttle // of log lines
 	// served closes when FROM's goroutine is done and FROM is closed.
 	served chan struct{}
 
@@ -54,7 +62,8 @@ type relay struct {
 	current  *plan
 	state    string
 	cause    string
-	why      error // the end of the one session of a single relay
+	failure  string // why the last session found no backend; "" when it found one
+	why      error  // the end of the one session of a single relay
 	draining bool
 	stopped  bool // FROM is closed
 	retired  bool
@@ -90,7 +99,9 @@ func (r *relay) brokenFront(err error) {
 		r.drain(0)
 		return
 	}
-	r.setState(stateFailed, errText(err))
+	if r.setState(stateFailed, errText(err)) {
+		r.eng.opts.Log.Error("relay failed", "relay", r.name, "id", r.id, "err", errText(err))
+	}
 }
 
 func errText(err error) string {
@@ -124,7 +135,7 @@ func (r *relay) dialer() *dialer {
 func (r *relay) claim() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.busy >= maxConns(r.spec) {
+	if r.busy >= maxConns(r.spec) || r.single && r.busy > 0 {
 		return false
 	}
 	r.busy++
@@ -187,13 +198,15 @@ func (r *relay) runSession(s *session, run func()) {
 	r.mu.Lock()
 	delete(r.sessions, s.id)
 	r.past.add(&t)
-	if r.single && r.why == nil {
+	last := r.single && !r.lasting
+	if last && r.why == nil {
 		r.why = why
 	}
 	r.mu.Unlock()
+	r.logEnd(s, why)
 	r.emitSession("closed", s)
 	r.leave(s)
-	if r.single {
+	if last {
 		r.drain(0)
 	}
 	r.checkRetired()
@@ -208,8 +221,6 @@ var (
 // not negative, they are reset.
 func (r *relay) drain(after time.Duration) {
 	r.mu.Lock()
-	was := r.draining
-	r.draining, r.state, r.cause = true, stateDraining, ""
 	if r.reset != nil {
 		r.reset.Stop()
 		r.reset = nil
@@ -218,14 +229,23 @@ func (r *relay) drain(after time.Duration) {
 		r.reset = time.AfterFunc(after, r.resetSessions)
 	}
 	r.mu.Unlock()
-	r.stop()
-	if !was {
-		r.emit("changed", "")
-	}
+	r.stopFront()
 	if after == 0 || r.front.endless() {
 		r.resetSessions()
 	}
 	r.checkRetired()
+}
+
+// stopFront lets no session begin any more.
+func (r *relay) stopFront() {
+	r.mu.Lock()
+	told := r.draining || r.state == stateDraining
+	r.draining, r.state, r.cause = true, stateDraining, ""
+	r.mu.Unlock()
+	r.stop()
+	if !told {
+		r.emit("changed", "")
+	}
 }
 
 func (r *relay) resetSessions() {
@@ -262,6 +282,7 @@ func (r *relay) checkRetired() {
 	p.release()
 	r.eng.forget(r)
 	r.emit("removed", cause)
+	r.eng.opts.Log.Info("relay ended", "relay", r.name, "id", r.id, "cause", cause)
 }
 
 func (r *relay) isDraining() bool {
@@ -270,12 +291,13 @@ func (r *relay) isDraining() bool {
 	return r.draining
 }
 
-// setState notes a state and tells the watchers if it is another one.
-func (r *relay) setState(state, cause string) {
+// setState notes a state, and tells the watchers and the caller if it is another
+// one.
+func (r *relay) setState(state, cause string) bool {
 	r.mu.Lock()
 	if r.draining || r.state == state && r.cause == cause {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	r.state, r.cause = state, cause
 	r.mu.Unlock()
@@ -284,6 +306,16 @@ func (r *relay) setState(state, cause string) {
 		event = "failed"
 	}
 	r.emit(event, cause)
+	return true
+}
+
+// causeLocked is what there is to say of the relay's state. A listening relay whose
+// last session found no backend says why.
+func (r *relay) causeLocked() string {
+	if r.state == stateListening {
+		return cmp.Or(r.cause, r.failure)
+	}
+	return r.cause
 }
 
 // model is the relay as lists show it.
@@ -292,7 +324,7 @@ func (r *relay) model() model.Relay {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := model.Relay{
-		ID: r.id, Name: r.name, From: r.spec.From.String(), Local: r.front.local(), State: r.state, Cause: r.cause,
+		ID: r.id, Name: r.name, From: r.spec.From.String(), Local: r.front.local(), State: r.state, Cause: r.causeLocked(),
 		Sessions: int64(len(r.sessions)), Total: r.total, RxBytes: t.rx, TxBytes: t.tx, Drops: t.drops(),
 		Owner: r.spec.Owner, Source: r.spec.Source, Settings: settings(r.spec),
 	}

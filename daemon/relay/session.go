@@ -37,7 +37,7 @@ type session struct {
 	active atomic.Int64 // when bytes last moved, nanoseconds since the engine's start
 
 	mu       sync.Mutex // guards what follows
-	to       *leg       // nil while it is dialled; then it stays
+	to       *leg       // nil while it is dialled; then it stays (but see redial)
 	fromDone bool       // FROM has ended
 	toDone   bool       // TO has ended
 	ended    bool       // end was called: the legs are closed
@@ -68,10 +68,23 @@ func (s *session) attach(to *leg) bool {
 // run dials TO, pumps until the session is over, and closes what it owns.
 func (s *session) run() {
 	if err := s.dial(); err != nil {
+		if s.noBackend(err) {
+			s.lost.add(causeDial, 1)
+		}
 		s.end(err)
 		return
 	}
 	s.runDialled()
+}
+
+// noBackend tells whether a dial failed by itself, and not because the session was
+// ended meanwhile. The relay says why.
+func (s *session) noBackend(err error) bool {
+	if s.isEnded() {
+		return false
+	}
+	s.r.dialled(err)
+	return true
 }
 
 // runDialled is run for a session that has its TO already.
@@ -85,13 +98,34 @@ func (s *session) runDialled() {
 func (s *session) dial() error {
 	to, err := s.r.dial(s.ctx, s.plan)
 	if err != nil {
-		s.lost.add(causeDial, 1)
 		return err
 	}
+	s.r.dialled(nil)
 	if !s.attach(to) {
 		to.abort()
 		return s.reason()
 	}
+	return nil
+}
+
+// redial gives a session another TO. Only the goroutine that dialled may call it,
+// and only before anybody else sends.
+func (s *session) redial() error {
+	to, err := s.r.dial(s.ctx, s.plan)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		to.abort()
+		return s.reason()
+	}
+	old := s.to
+	to.limit = old.limit
+	s.to = to
+	s.mu.Unlock()
+	old.abort()
 	return nil
 }
 
@@ -244,11 +278,17 @@ func (s *session) checkIdle(d time.Duration) {
 
 // legError says which side an error came from.
 func (s *session) legError(l *leg, err error) error {
+	side := "to"
 	if l == s.from {
-		return fmt.Errorf("from %s: %w", describe(l.text), err)
+		side = "from"
 	}
-	return fmt.Errorf("to %s: %w", describe(l.text), err)
+	return &legFault{fmt.Errorf("%s %s: %w", side, describe(l.text), err)}
 }
+
+// legFault is the end of a session that one of its sides broke.
+type legFault struct{ error }
+
+func (e *legFault) Unwrap() error { return e.error }
 
 func describe(text string) string {
 	if text == "" {

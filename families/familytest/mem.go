@@ -248,6 +248,13 @@ func (s *memStream) CloseRead() error {
 
 func (s *memStream) CloseWrite() error { return s.shutdown(s.endWriteLocked) }
 
+func (s *memStream) CloseBoth() error {
+	return s.shutdown(func() {
+		s.endRead = true
+		s.endWriteLocked()
+	})
+}
+
 func (s *memStream) shutdown(end func()) error {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()

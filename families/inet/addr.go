@@ -3,7 +3,6 @@ package inet
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"syscall"
 
@@ -36,7 +35,7 @@ func (family) ParseAddr(t families.Type, s string) (families.Addr, error) {
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !ip.Is4() {
-		return nil, &families.SyntaxError{What: "address", Text: s, Column: 1, Why: fmt.Sprintf("%q is no IPv4 address", host), Hint: hint(t)}
+		return nil, &families.SyntaxError{What: "address", Text: s, Column: 1, Why: families.Quote(host) + " is no IPv4 address", Hint: hint(t)}
 	}
 	return Addr{t, netip.AddrPortFrom(ip, port)}, nil
 }

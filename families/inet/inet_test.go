@@ -91,6 +91,10 @@ func TestARawSocketNeedsAProtocol(t *testing.T) {
 	_, err := inet.Family.Open(t.Context(), families.Spec{Type: families.Raw})
 	require.ErrorIs(t, err, families.ErrSyntax)
 	require.ErrorContains(t, err, "needs a protocol")
+	// The hint was a word, and not the command that would help.
+	var s *families.SyntaxError
+	require.ErrorAs(t, err, &s)
+	require.Equal(t, "sockd-ctl open inet raw icmp", s.Hint)
 }
 
 func TestTheKernelsRefusalIsKept(t *testing.T) {

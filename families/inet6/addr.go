@@ -3,7 +3,6 @@ package inet6
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"math"
 	"net"
 	"net/netip"
@@ -69,7 +68,7 @@ func wrong(t families.Type, s, host string) error {
 	if t == families.Raw {
 		hint = "::1"
 	}
-	return &families.SyntaxError{What: "address", Text: s, Column: 1, Why: fmt.Sprintf("%q is no IPv6 address", host), Hint: hint}
+	return &families.SyntaxError{What: "address", Text: s, Column: 1, Why: families.Quote(host) + " is no IPv6 address", Hint: hint}
 }
 
 // goodZone tells whether z can be the name of an interface, or is none.

@@ -60,11 +60,14 @@ func (family) ParseProtocol(t families.Type, s string) (int, error) {
 // A stream socket may be bound while connections of its predecessor linger
 // (SO_REUSEADDR), as the net package has it; so_reuseaddr=0 takes that back.
 func (family) Open(ctx context.Context, spec families.Spec) (families.Socket, error) {
+	if err := ksock.CheckIPProtocol(spec); err != nil {
+		return nil, err
+	}
 	switch {
 	case spec.Type == families.Stream:
 		spec.Options = append([]families.Option{{Name: "so_reuseaddr"}}, spec.Options...)
 	case spec.Type == families.Raw && spec.Protocol == 0:
-		return nil, &families.SyntaxError{What: "protocol", Text: "", Why: "a raw socket needs a protocol", Hint: "ipv6-icmp"}
+		return nil, &families.SyntaxError{What: "protocol", Text: "", Why: "a raw socket needs a protocol", Hint: "sockd-ctl open inet6 raw ipv6-icmp"}
 	}
 	return kernel.Open(ctx, spec)
 }

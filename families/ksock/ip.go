@@ -47,6 +47,19 @@ func ParseIPProtocol(s string) (int, error) {
 	return int(n), nil
 }
 
+// CheckIPProtocol refuses a protocol that an IP header has no room for, but for those
+// beyond it that stand for a kind of stream (mptcp). The error wraps ErrSyntax.
+func CheckIPProtocol(spec families.Spec) error {
+	most := 255
+	if spec.Type == families.Stream {
+		most = maxProtocol
+	}
+	if spec.Protocol >= 0 && spec.Protocol <= most {
+		return nil
+	}
+	return &families.SyntaxError{What: "protocol", Text: strconv.Itoa(spec.Protocol), Column: 1, Why: fmt.Sprintf("want a number from 0 to %d", most)}
+}
+
 // IPProtocolName is the word for a protocol number, or "".
 func IPProtocolName(n int) string {
 	for _, p := range protocols {
@@ -99,11 +112,11 @@ func LookupHostPort(ctx context.Context, network, transport, s string) ([]netip.
 	}
 	literal, isLiteral := literalHost(network, host)
 	if !isLiteral && !hostName(host) {
-		return nil, &families.SyntaxError{What: "address", Text: s, Column: 1, Why: fmt.Sprintf("%q is no address and no host name", host)}
+		return nil, noHost(network, s, host)
 	}
 	port, err := lookups.LookupPort(ctx, transport, service)
 	if err != nil {
-		return nil, &families.SyntaxError{What: "address", Text: s, Column: len(host) + 2, Why: fmt.Sprintf("%q is no port and no service", service)}
+		return nil, &families.SyntaxError{What: "address", Text: s, Column: len(host) + 2, Why: families.Quote(service) + " is no port and no service"}
 	}
 	addrs := []netip.Addr{literal}
 	if !isLiteral {
@@ -118,10 +131,29 @@ func LookupHostPort(ctx context.Context, network, transport, s string) ([]netip.
 	return out, nil
 }
 
+// noHost says why host, at the start of the address s, is none of network's. A
+// literal of the other network is the usual slip.
+func noHost(network, s, host string) error {
+	why := families.Quote(host) + " is no address and no host name"
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	withPort, portErr := netip.ParseAddrPort(host)
+	switch {
+	case err == nil && ip.Is4() && network == "ip6":
+		why = fmt.Sprintf("%q is an IPv4 address, and inet is its family", host)
+	case err == nil && ip.Is6() && network == "ip4":
+		why = fmt.Sprintf("%q is an IPv6 address, and inet6 is its family", host)
+	case err == nil && ip.Is6() && !strings.HasPrefix(host, "["):
+		why = fmt.Sprintf("%q wants brackets: [%s]", host, host)
+	case portErr == nil && withPort.IsValid():
+		why = fmt.Sprintf("%q has a port, and a raw socket has none", host)
+	}
+	return &families.SyntaxError{What: "address", Text: s, Column: 1, Why: why}
+}
+
 // LookupHost finds a host's addresses: at least one when err is nil.
 func LookupHost(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if !hostName(host) {
-		return nil, &families.SyntaxError{What: "address", Text: host, Column: 1, Why: "is no address and no host name"}
+		return nil, noHost(network, host, host)
 	}
 	addrs, err := lookups.LookupNetIP(ctx, network, host)
 	if err != nil {

@@ -22,6 +22,9 @@ type Option struct {
 	// Set sets it; nil for what is read only. A value that does not parse is a
 	// BadValue; "" is the bare word.
 	Set func(fd int, value string) error
+	// Consumes tells that reading it changes the socket: it is read by its name
+	// alone, and not among Options.
+	Consumes bool
 }
 
 // BadValue is why a value does not parse.
@@ -29,11 +32,11 @@ type BadValue string
 
 func (b BadValue) Error() string { return string(b) }
 
-// Options are the names that Option reads, sorted.
+// Options are the names that Option reads without changing anything, sorted.
 func (b *Base) Options() []string {
 	var names []string
 	for _, o := range b.fam.options(b.typ) {
-		if o.Get != nil {
+		if o.Get != nil && !o.Consumes {
 			names = append(names, o.Name)
 		}
 	}
@@ -204,7 +207,7 @@ func SocketOptions() []Option {
 		Switch("so_debug", level, unix.SO_DEBUG),
 		Number("so_domain", level, unix.SO_DOMAIN).ReadOnly(),
 		Switch("so_dontroute", level, unix.SO_DONTROUTE),
-		{Name: "so_error", Get: getError},
+		{Name: "so_error", Get: getError, Consumes: true},
 		Number("so_incoming_cpu", level, unix.SO_INCOMING_CPU),
 		Switch("so_keepalive", level, unix.SO_KEEPALIVE),
 		{Name: "so_linger", Get: getLinger, Set: setLinger},

@@ -16,7 +16,7 @@ import (
 // PathTarget is a unix socket in the file system, pinned: whatever happens to its
 // name, dialling it reaches this inode or nothing.
 type PathTarget struct {
-	Name     string // as it was opened
+	Name     string // as it was opened, in plain form
 	Dev, Ino uint64
 	UID, GID uint32 // the owner
 	Mode     os.FileMode
@@ -54,7 +54,7 @@ func openAt(dirfd int, name string) (int, error) {
 }
 
 func pathError(name string, err error) error {
-	return &families.OpError{Op: "open", Family: "local", Addr: name, Err: err}
+	return &families.OpError{Op: "open", Family: "local", Addr: families.Escape(name), Err: err}
 }
 
 // stat refuses what is no socket: with O_PATH and O_NOFOLLOW a symbolic link is
@@ -108,7 +108,7 @@ func (t *PathTarget) SendName() families.Name {
 type pinned struct{ name, path string }
 
 func (pinned) Network() string         { return "unix" }
-func (p pinned) String() string        { return p.name }
+func (p pinned) String() string        { return families.Escape(p.name) }
 func (p pinned) Scope() families.Scope { return families.Scope{Path: p.name} }
 
 func (p pinned) Sockaddr() families.Name {

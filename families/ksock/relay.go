@@ -132,3 +132,42 @@ func (r *FrameReader) tag(f *Frame) {
 		f.TPID = aux.Vlan_tpid
 	}
 }
+
+// Interface is the name of the interface that a packet socket is bound to, in the
+// socket's own network namespace, and whether it is up. One that was deleted is
+// ENODEV.
+func Interface(s families.Socket) (name string, up bool, err error) {
+	d, err := families.As[families.Descriptor](s)
+	if err != nil {
+		return "", false, err
+	}
+	err = d.Control(func(fd int) error {
+		name, up, err = interfaceOf(fd)
+		return err
+	})
+	return name, up, err
+}
+
+func interfaceOf(fd int) (name string, up bool, err error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", false, fmt.Errorf("ask for the interface: %w", err)
+	}
+	link, ok := sa.(*unix.SockaddrLinklayer)
+	if !ok {
+		return "", false, fmt.Errorf("ask for the interface of a %T: %w", sa, families.ErrNotSupported)
+	}
+	req, err := unix.NewIfreq("")
+	if err != nil {
+		return "", false, err
+	}
+	req.SetUint32(uint32(link.Ifindex))
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, req); err != nil {
+		return "", false, fmt.Errorf("ask for interface %d: %w", link.Ifindex, err)
+	}
+	name = req.Name()
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, req); err != nil {
+		return "", false, fmt.Errorf("ask for the state of %s: %w", name, err)
+	}
+	return name, req.Uint16()&unix.IFF_UP != 0, nil
+}

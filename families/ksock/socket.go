@@ -43,6 +43,7 @@ type Base struct {
 	crowded atomic.Bool // a receiver's queue was full, which poll does not tell
 	marked  atomic.Bool // seqpacket: SO_PASSCRED is set, so that an end differs from an empty message
 	creds   atomic.Bool // the user wants credentials
+	bounded atomic.Bool // no call blocks for long; see guard
 
 	mu   sync.Mutex // guards what follows
 	was  bool       // connected once
@@ -127,6 +128,9 @@ func (b *Base) Close() error {
 	b.last.State = families.Closed
 	b.closed.Store(true)
 	b.mu.Unlock()
+	if b.isTCP() {
+		_ = b.control(dontLinger) // a second Close finds it closed
+	}
 	return cause(b.conn.Close())
 }
 
@@ -186,7 +190,12 @@ func (b *Base) connect(ctx context.Context, name *families.Name) error {
 }
 
 func (b *Base) connectOnce(name *families.Name) error {
-	return b.control(func(fd int) error { return sockaddrCall(unix.SYS_CONNECT, fd, name) })
+	return b.control(func(fd int) error {
+		if err := b.guard(fd); err != nil {
+			return err
+		}
+		return sockaddrCall(unix.SYS_CONNECT, fd, name)
+	})
 }
 
 // finishConnect waits for a connection under way. How it went it asks by another
@@ -265,6 +274,9 @@ func (c *Conn) Listen(backlog int) error {
 func (c *Conn) Accept() (families.Socket, error) {
 	var fd int
 	err := c.control(func(listener int) (err error) {
+		if err := c.guard(listener); err != nil {
+			return err
+		}
 		fd, err = acceptOnce(listener)
 		return err
 	})
@@ -289,14 +301,26 @@ func (c *Conn) Accept() (families.Socket, error) {
 }
 
 // acceptOnce passes over connections that died in the queue, each of which the
-// kernel tells once (accept(2)).
+// kernel tells once (accept(2)). It asks before it takes: with O_NONBLOCK cleared
+// under us, accept4 would wait.
 func acceptOnce(listener int) (int, error) {
 	for {
+		if poll(listener, unix.POLLIN) == 0 {
+			return -1, nothingToAccept(listener)
+		}
 		fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err != unix.ECONNABORTED && err != unix.EINTR {
 			return fd, err
 		}
 	}
+}
+
+// nothingToAccept is what a non-blocking accept4 says when there is no connection.
+func nothingToAccept(fd int) error {
+	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && on == 0 {
+		return unix.EINVAL // it does not listen, and no connection will ever come
+	}
+	return unix.EAGAIN
 }
 
 // CloseRead ends the reading direction.
@@ -308,6 +332,12 @@ func (c *Conn) CloseRead() error {
 // the end.
 func (c *Conn) CloseWrite() error {
 	return c.shutdown(unix.SHUT_WR, func(s *shutdowns) { s.write = true })
+}
+
+// CloseBoth ends both directions by one call: after the first of two, a TCP
+// connection whose peer has ended already is gone, and the second is ENOTCONN.
+func (c *Conn) CloseBoth() error {
+	return c.shutdown(unix.SHUT_RDWR, func(s *shutdowns) { s.read, s.write = true, true })
 }
 
 func (c *Conn) shutdown(how int, note func(*shutdowns)) error {

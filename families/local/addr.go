@@ -2,20 +2,13 @@ package local
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 	"syscall"
-	"unicode/utf8"
 
 	"github.com/sockd/sockd/families"
 )
 
-// Addr is a path or an abstract name.
-//
-// String writes a backslash as `\\`, and bytes that do not print or are no UTF-8
-// as `\xNN`; ParseAddr reads both, takes a backslash before anything else for
-// itself, and every other byte as it is. So a printed address can be read with or
-// without the escapes that an endpoint has around it.
+// Addr is a path or an abstract name. String and ParseAddr have it in escaped form.
 type Addr struct {
 	typ families.Type
 	// name is the path, or "\x00" and the abstract name.
@@ -24,99 +17,32 @@ type Addr struct {
 
 var _ families.Addr = Addr{}
 
-const (
-	// maxPath is the room in struct sockaddr_un. A path that fills it needs no
-	// NUL (unix(7), BUGS).
-	maxPath = 108
-	// familyLen is sizeof(sa_family_t), before the path.
-	familyLen = 2
-)
+// familyLen is sizeof(sa_family_t), before the path.
+const familyLen = 2
 
 // ParseAddr reads a path, which stays relative if it is, or "@" and an abstract
 // name. "@" alone lets the system pick a name when it is bound.
 func (family) ParseAddr(t families.Type, s string) (families.Addr, error) {
-	if s == "" {
-		return nil, wrong(s, "want a path or @NAME")
+	plain, err := families.Unescape(s)
+	if err != nil {
+		return nil, err
 	}
-	if abstract, ok := strings.CutPrefix(s, "@"); ok {
-		return fitting(s, Addr{t, "\x00" + unescape(abstract)})
+	if err := families.CheckUnixAddress(plain); err != nil {
+		return nil, err
 	}
-	path := unescape(s)
-	if strings.Contains(path, "\x00") {
-		return nil, wrong(s, "a path has no NUL byte")
+	if abstract, ok := strings.CutPrefix(plain, "@"); ok {
+		return Addr{t, "\x00" + abstract}, nil
 	}
-	return fitting(s, pathAddr(t, path))
+	return Addr{t, plain}, nil
 }
 
-func fitting(s string, a Addr) (families.Addr, error) {
-	if len(a.name) > maxPath {
-		return nil, wrong(s, fmt.Sprintf("%d bytes are too long: at most 108 for a path, 107 after the @", len(a.name)))
-	}
-	return a, nil
-}
-
-// pathAddr is the address of a path. One that starts with "@" gets a "./" in
-// front: the same file, and no abstract name when it is printed.
+// pathAddr is the address of a path that the kernel gave. One that starts with "@"
+// gets a "./" in front: the same file, and no abstract name when it is printed.
 func pathAddr(t families.Type, path string) Addr {
 	if path[0] == '@' {
 		path = "./" + path
 	}
 	return Addr{t, path}
-}
-
-func wrong(s, why string) error {
-	return &families.SyntaxError{What: "address", Text: s, Column: 1, Why: why, Hint: "/run/x.sock or @x"}
-}
-
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && i+1 < len(s) && s[i+1] == '\\':
-			b.WriteByte('\\')
-			i++
-		case s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' && isHex(s[i+2]) && isHex(s[i+3]):
-			b.WriteByte(fromHex(s[i+2])<<4 | fromHex(s[i+3]))
-			i += 3
-		default:
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
-}
-
-func fromHex(c byte) byte {
-	switch {
-	case c <= '9':
-		return c - '0'
-	case c <= 'F':
-		return c - 'A' + 10
-	}
-	return c - 'a' + 10
-}
-
-func escape(s string) string {
-	var b strings.Builder
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		switch {
-		case r == '\\':
-			b.WriteString(`\\`)
-		case r == utf8.RuneError && size == 1, r < ' ', r == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		default:
-			b.WriteString(s[:size])
-		}
-		s = s[size:]
-	}
-	return b.String()
 }
 
 // Network is unix, unixgram or unixpacket.
@@ -133,9 +59,9 @@ func (a Addr) Network() string {
 // String is what ParseAddr reads.
 func (a Addr) String() string {
 	if abstract, ok := strings.CutPrefix(a.name, "\x00"); ok {
-		return "@" + escape(abstract)
+		return "@" + families.Escape(abstract)
 	}
-	return escape(a.name)
+	return families.Escape(a.name)
 }
 
 // Scope is the path as it is, or "@" and the abstract name.
@@ -157,13 +83,13 @@ func (a Addr) path() string {
 // Sockaddr is a struct sockaddr_un as long as its name. For "@" it is the family
 // alone: bind(2) takes that for a name to be picked.
 func (a Addr) Sockaddr() families.Name {
-	raw := make([]byte, familyLen, familyLen+maxPath)
+	raw := make([]byte, familyLen, familyLen+families.MaxUnixPath)
 	binary.NativeEndian.PutUint16(raw, syscall.AF_UNIX)
 	if a.name == "\x00" {
 		return families.MakeName(raw)
 	}
 	raw = append(raw, a.name...)
-	if a.name[0] != 0 && len(a.name) < maxPath {
+	if a.name[0] != 0 && len(a.name) < families.MaxUnixPath {
 		raw = append(raw, 0)
 	}
 	return families.MakeName(raw)

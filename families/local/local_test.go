@@ -53,8 +53,8 @@ func largest(tb testing.TB, s families.Socket) int {
 }
 
 func TestFamilyKeepsTheLaws(t *testing.T) {
-	all := []string{"/run/x.sock", "x.sock", "./@x", "@x", "@", `@a\x00b`, `@\x00`, `/tmp/back\\slash`, "/tmp/spa ce", "/tmp/ünï", `/tmp/\xff`, `@\x01\x7f`, strings.Repeat("p", 108), "@" + strings.Repeat("a", 107)}
-	bad := []string{"", "/tmp/a\x00b", `/tmp/a\x00b`, strings.Repeat("p", 109), "@" + strings.Repeat("a", 108)}
+	all := []string{"/run/x.sock", "x.sock", "./@x", "@x", "@", `/a\,b`, `@a\x00b`, `@\x00`, `/tmp/back\\slash`, "/tmp/spa ce", "/tmp/ünï", `/tmp/\xff`, `@\x01\x7f`, strings.Repeat("p", 108), "@" + strings.Repeat("a", 107)}
+	bad := []string{"", `/tmp/a\b`, `/tmp/\x4`, "/tmp/a\x00b", `/tmp/a\x00b`, strings.Repeat("p", 109), "@" + strings.Repeat("a", 108)}
 	cfg := familytest.Config{Addrs: map[families.Type][]string{}, Bad: map[families.Type][]string{}}
 	for _, typ := range local.Family.Types() {
 		cfg.Addrs[typ], cfg.Bad[typ] = all, bad
@@ -78,18 +78,22 @@ func FuzzAddr(f *testing.F) {
 	familytest.FuzzAddr(f, local.Family, "/run/x", "@x", "@", "./@x", `\x00`, `@\x00`, `\`, `\\`, `\x4`, "\xff", "a\x00b", `\,`, `\x40`)
 }
 
-// What a user wrote with an endpoint's escapes, or without any, is the same
-// address: the two layers do not get into each other's way.
-func TestEscapesOfEndpointAndAddressGoTogether(t *testing.T) {
+// An address had a layer of escapes of its own below the endpoint's, so that a path
+// that was printed by one named another file when it was typed into the other. There
+// is one layer: an address is written as in an endpoint, and the endpoint has the
+// bytes.
+func TestAnAddressIsWrittenAsInAnEndpoint(t *testing.T) {
 	set := families.Set{local.Family}
-	for _, a := range []string{`/tmp/a,b`, `/tmp/a\\b`, `@a\x00b`, `/tmp/\xff`, "/tmp/ü"} {
-		want := addr(t, families.Stream, a)
-		e := families.Endpoint{Network: "unix", Address: want.String()}
+	for _, plain := range []string{"/tmp/a,b", `/tmp/a\b`, `/tmp/\x1b`, "/tmp/\x1b[31m", "@a\x00b", "/tmp/\xff\xfe", "/tmp/\ufffd", "/tmp/\u202e", "/tmp/a b\n", "/tmp/ü", "./@x"} {
+		e := families.Endpoint{Network: "unix", Address: plain}
 		back, err := families.ParseEndpoint(e.String())
 		require.NoError(t, err)
+		require.Equal(t, e, back)
 		targets, err := set.Resolve(t.Context(), back)
 		require.NoError(t, err)
-		require.Equal(t, want, targets[0].Addr, "%s is written %s", a, e)
+		require.Equal(t, e.String(), "unix:"+targets[0].Addr.String())
+		require.Equal(t, addr(t, families.Stream, families.Escape(plain)), targets[0].Addr)
+		require.Equal(t, plain, targets[0].Addr.Scope().Path)
 	}
 }
 
@@ -121,6 +125,7 @@ func TestAStalePathIsReplacedAndALiveOneIsInUse(t *testing.T) {
 
 			s := open(t, typ)
 			require.NoError(t, s.Bind(addr(t, typ, path)), "nobody is behind it")
+			require.ErrorIs(t, open(t, typ).Bind(addr(t, typ, path)), syscall.EADDRINUSE, "somebody is, who does not listen yet")
 			if l, err := families.As[families.Listener](s); err == nil {
 				require.NoError(t, l.Listen(0))
 			}

@@ -1,5 +1,6 @@
 // Package model has the words that daemon and ctl share: the objects that sockd
-// owns, what a caller asks for, and the events that tell of changes. Its field
+// owns, what a caller asks for, and the events that tell of changes. Addresses and
+// endpoints in it are text in escaped form (families.Escape). Its field
 // names are those of the Varlink interface description and are stable: fields
 // are only added. It imports the standard library and families.
 package model
@@ -7,12 +8,22 @@ package model
 import (
 	"encoding/json"
 	"regexp"
+	"strconv"
 	"time"
 )
 
 // ID names a socket, relay, session, capture or recorder: an integer from 1, in
 // one space, not used again while the daemon's state lives.
 type ID int64
+
+// ParseID reads an ID as it is printed: digits alone, and no zero in front.
+func ParseID(s string) (id ID, ok bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 1 || strconv.FormatInt(n, 10) != s {
+		return 0, false
+	}
+	return ID(n), true
+}
 
 var nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
@@ -80,7 +91,8 @@ type Relay struct {
 	TxBytes  int64    `json:"tx_bytes"`
 	Drops    Drops    `json:"drops"`
 	Owner    Owner    `json:"owner"`
-	// Cause says in words why the relay waits or failed.
+	// Cause says in words why the relay waits or failed; of a listening one, why its
+	// last session found no backend, or which interface is down.
 	Cause string `json:"cause,omitempty"`
 	// Source is where the relay comes from: "runtime", or the configuration file.
 	Source string `json:"source,omitempty"`
@@ -143,10 +155,10 @@ type Status struct {
 	Callers   int64         `json:"callers"` // connections to the control socket
 	Families  []string      `json:"families"`
 	Missing   []Missing     `json:"missing"`   // what the daemon cannot do, and what would allow it
-	Config    string        `json:"config"`    // the directories that were read, ":" between
+	Config    string        `json:"config"`    // in escaped form: the directories that were read, ":" between
 	StateDir  string        `json:"state_dir"` // "" when there is none
 	Kernel    string        `json:"kernel"`
-	Control   string        `json:"control"` // path of the control socket
+	Control   string        `json:"control"` // path of the control socket, in escaped form
 	Problems  []string      `json:"problems"`
 	Generated time.Time     `json:"time"`
 }

@@ -31,8 +31,8 @@ type RelaySpec struct {
 // DirFD is a unix path that a relay dials for each session: an O_PATH descriptor
 // of its directory, opened by the caller, and the name in it.
 type DirFD struct {
-	FD   int // -1: none; the path may be named freely (configuration of root)
-	Name string
+	FD   int    // -1: none; the path may be named freely (configuration of root)
+	Name string // in plain form
 }
 
 // Defaults of a RelaySpec.
@@ -62,6 +62,22 @@ type AttachSpec struct {
 	FD        int // a connected socket for a unix Endpoint that the caller dialled, or -1
 	KeepOpen  bool
 	HalfClose time.Duration
+}
+
+// MaxMessage is the longest message that can be sent and received. No family has a
+// longer one: the largest is a unix datagram, bounded by net.core.wmem_max, which
+// hardly anybody raises this far, and by what the kernel allocates in one piece (4
+// MiB).
+const MaxMessage = 16 << 20
+
+// RecvSpec says how much Recv may take.
+type RecvSpec struct {
+	// Max is where a message is cut, and the most of a stream; 0 cuts nothing.
+	Max int
+	// Room is what the caller can be given. A message that is longer, when Max does
+	// not cut it, stays where it is, and the error wraps syscall.EMSGSIZE. 0 is
+	// MaxMessage.
+	Room int
 }
 
 // Message is what Recv gives and Send takes.

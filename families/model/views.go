@@ -39,11 +39,14 @@ type Object struct {
 }
 
 // Attachment is a socket joined to a caller. Run moves bytes between it and conn
-// until the peer ends, ctx ends or Close; then the socket is free again (or closed,
-// when it was dialled for the purpose). The caller of Run owns conn.
+// until the peer ends, the caller is gone, ctx ends (with the daemon) or Close; then
+// the socket is free again (or closed, when it was dialled for the purpose). gone is
+// closed when both directions of conn have ended, and may be nil. The caller of Run
+// owns conn. nil is that the peer ended, or the caller left; any other end is an
+// error.
 type Attachment interface {
 	Socket() Socket
-	Run(ctx context.Context, conn *net.UnixConn) error
+	Run(ctx context.Context, conn *net.UnixConn, gone <-chan struct{}) error
 	Close() error
 }
 

@@ -48,28 +48,39 @@ func parseAddr(s string) (Addr, error) {
 	fail := func(column int, why, hint string) (Addr, error) {
 		return Addr{}, &families.SyntaxError{What: "address", Text: s, Column: column, Why: why, Hint: hint}
 	}
+	if _, err := families.Unescape(s); err != nil {
+		return Addr{}, err
+	}
+	// A name may have a comma in it, a backslash, or bytes that are no UTF-8, but no
+	// slash: so the parts are told apart before the escapes are taken out.
 	iface, rest, hasType := strings.Cut(s, "/")
-	a := Addr{Interface: iface}
-	if !validInterface(iface) {
-		return fail(1, fmt.Sprintf("%q cannot be an interface's name", iface), "eth0, eth0/ip, eth0/0x88b5/02:00:00:00:00:01, any")
+	a := Addr{Interface: plain(iface)}
+	if !validInterface(a.Interface) {
+		return fail(1, families.Quote(iface)+" cannot be an interface's name", "eth0, eth0/ip, eth0/0x88b5/02:00:00:00:00:01, any")
 	}
 	if !hasType {
 		return a, nil
 	}
 	word, mac, hasMAC := strings.Cut(rest, "/")
 	var ok bool
-	if a.EtherType, ok = parseEtherType(word); !ok {
-		return fail(len(iface)+2, fmt.Sprintf("%q is no EtherType", word), etherTypeHint)
+	if a.EtherType, ok = parseEtherType(plain(word)); !ok {
+		return fail(len(iface)+2, families.Quote(word)+" is no EtherType", etherTypeHint)
 	}
 	if !hasMAC {
 		return a, nil
 	}
-	n, ok := parseMAC(mac, a.MAC[:])
+	n, ok := parseMAC(plain(mac), a.MAC[:])
 	if !ok {
-		return fail(len(iface)+len(word)+3, fmt.Sprintf("%q is no hardware address", mac), "02:00:00:00:00:01")
+		return fail(len(iface)+len(word)+3, families.Quote(mac)+" is no hardware address", "02:00:00:00:00:01")
 	}
 	a.MACLen = uint8(n)
 	return a, nil
+}
+
+// plain takes the escapes out of a part of an address whose escapes are good.
+func plain(part string) string {
+	p, _ := families.Unescape(part)
+	return p
 }
 
 // validInterface is dev_valid_name of the kernel (net/core/dev.c), and #INDEX.
@@ -125,13 +136,14 @@ func (Addr) Network() string { return name }
 
 // String is what ParseAddr reads.
 func (a Addr) String() string {
+	iface := families.Escape(a.Interface)
 	switch {
 	case a.EtherType == 0:
-		return a.Interface
+		return iface
 	case a.MACLen == 0:
-		return a.Interface + "/" + etherTypeWord(a.EtherType)
+		return iface + "/" + etherTypeWord(a.EtherType)
 	}
-	return a.Interface + "/" + etherTypeWord(a.EtherType) + "/" + net.HardwareAddr(a.MAC[:a.MACLen]).String()
+	return iface + "/" + etherTypeWord(a.EtherType) + "/" + net.HardwareAddr(a.MAC[:a.MACLen]).String()
 }
 
 // Scope names the interface.
@@ -194,6 +206,15 @@ func kernelAddr(_ families.Type, n families.Name) families.Addr {
 		a.Interface = fmt.Sprintf("#%d", index)
 	}
 	return a
+}
+
+// indexIn is the interface's number in a struct sockaddr_ll.
+func indexIn(n families.Name) (index int, ok bool) {
+	raw := n.Bytes()
+	if len(raw) < offMAC {
+		return 0, false
+	}
+	return int(int32(binary.NativeEndian.Uint32(raw[offIfindex:]))), true
 }
 
 func readSockaddr(n families.Name) (a Addr, index int, ok bool) {

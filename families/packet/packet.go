@@ -80,7 +80,7 @@ func (family) ParseProtocol(_ families.Type, s string) (int, error) {
 	}
 	t, ok := parseEtherType(s)
 	if !ok {
-		return 0, &families.SyntaxError{What: "protocol", Text: s, Column: 1, Why: "is no EtherType", Hint: etherTypeHint}
+		return 0, &families.SyntaxError{What: "protocol", Text: s, Column: 1, Why: fmt.Sprintf("%q is no EtherType", s), Hint: etherTypeHint}
 	}
 	return int(t), nil
 }
@@ -100,7 +100,7 @@ var kernel = ksock.Family{
 // it one of type dgram.
 func (family) Open(ctx context.Context, spec families.Spec) (families.Socket, error) {
 	if spec.Protocol < 0 || spec.Protocol > 0xffff {
-		return nil, &families.SyntaxError{What: "protocol", Text: fmt.Sprint(spec.Protocol), Column: 1, Why: "is no EtherType", Hint: etherTypeHint}
+		return nil, &families.SyntaxError{What: "protocol", Text: fmt.Sprintf("%#x", spec.Protocol), Why: fmt.Sprintf("%#x is no EtherType, which is at most 0xffff", spec.Protocol), Hint: etherTypeHint}
 	}
 	var later []families.Option
 	for _, o := range spec.Options {

@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var good = []string{"eth0", "any", "eth0/ip", "eth0/ip6", "eth0/arp", "any/all", "eth0/ipx", "eth0/vlan", "eth0/loop", "eth0/0x88b5", "eth0/802.3", "eth0/ip/02:00:00:00:00:01", "eth0.100@x/0x0005/01:02", "#7/ip", "a23456789012345"}
+var good = []string{`eth\,0`, `a\\b/ip`, `\xff\xfe`, "eth0", "any", "eth0/ip", "eth0/ip6", "eth0/arp", "any/all", "eth0/ipx", "eth0/vlan", "eth0/loop", "eth0/0x88b5", "eth0/802.3", "eth0/ip/02:00:00:00:00:01", "eth0.100@x/0x0005/01:02", "#7/ip", "a23456789012345"}
 
-var bad = []string{"", "/ip", "eth0/", "eth0/nonsense", "eth0/0", "eth0/0x10000", "eth0/ip/", "eth0/ip/0:1", "eth0/ip/02:00:00:00:00:01/x", "eth 0", "eth0:1", "a234567890123456", ".", "..", "#0", "#x", "#07",
+var bad = []string{"", `eth\0`, `eth0\x2fip`, "/ip", "eth0/", "eth0/nonsense", "eth0/0", "eth0/0x10000", "eth0/ip/", "eth0/ip/0:1", "eth0/ip/02:00:00:00:00:01/x", "eth 0", "eth0:1", "a234567890123456", ".", "..", "#0", "#x", "#07",
 	"eth0/ip/" + strings.TrimSuffix(strings.Repeat("01:", 21), ":")}
 
 func TestFamilyKeepsTheLaws(t *testing.T) {
@@ -315,11 +315,14 @@ func TestErrorsSayWhatWasTried(t *testing.T) {
 	require.EqualError(t, err, `bind packet "nosuch0/ip": no such device`)
 	require.ErrorIs(t, s.Connect(t.Context(), familytest.MustAddr(t, f, families.Raw, "nosuch0")), syscall.ENODEV)
 	_, err = s.Send(&families.Msg{Data: []byte(toB), Peer: familytest.MustAddr(t, f, families.Raw, "nosuch0").Sockaddr()})
-	require.ErrorIs(t, err, syscall.ENXIO)
+	// An interface that is not there was ENXIO on "#-1", which nobody had typed.
+	require.ErrorIs(t, err, syscall.ENODEV)
 
 	for _, text := range []string{"nonsense", "0", "0x10000", "-1"} {
 		_, err = f.ParseProtocol(families.Raw, text)
 		require.ErrorIs(t, err, families.ErrSyntax, text)
+		// It said "is no EtherType", of nothing.
+		require.ErrorContains(t, err, `"`+text+`" is no EtherType`)
 	}
 	p, err := f.ParseProtocol(families.Raw, "arp")
 	require.NoError(t, err)

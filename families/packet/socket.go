@@ -104,6 +104,10 @@ func (s *Socket) Send(m *families.Msg) (int, error) {
 		m.Peer = s.peer
 		s.mu.Unlock()
 	}
+	if index, ok := indexIn(m.Peer); ok && index < 0 {
+		m.Peer = peer
+		return 0, fail("send", "", syscall.ENODEV) // Sockaddr found no such interface
+	}
 	n, err := s.Lossy.Send(m)
 	var op *families.OpError
 	if errors.As(err, &op) && op.Addr != "" {

@@ -14,10 +14,12 @@ import (
 const (
 	descOffset   = 8 // version and offset_to_priv stand before struct tpacket_hdr_v1
 	statusOffset = descOffset
-	headerLen    = 48 // sizeof(struct tpacket3_hdr), aligned to 16
-	sockaddrEnd  = headerLen + unix.SizeofSockaddrLinklayer
-	vlanTagLen   = 4
-	macPairLen   = 12 // destination and source, before the tag
+	// packetsOffset is num_pkts, after block_status.
+	packetsOffset = descOffset + 4
+	headerLen     = 48 // sizeof(struct tpacket3_hdr), aligned to 16
+	sockaddrEnd   = headerLen + unix.SizeofSockaddrLinklayer
+	vlanTagLen    = 4
+	macPairLen    = 12 // destination and source, before the tag
 )
 
 // PacketType is sll_pkttype of packet(7): whom a packet was for.
@@ -72,6 +74,9 @@ func (b *Block) Losing() bool { return b.desc().Block_status&unix.TP_STATUS_LOSI
 // Release gives the block back to the kernel. It must be called once, when nobody
 // reads its frames any more.
 func (b *Block) Release() {
+	// The kernel counts from 0 again when it opens the block, which may be much
+	// later; until then Ring.filling must not take the old count for packets.
+	atomic.StoreUint32((*uint32)(unsafe.Pointer(&b.mem[packetsOffset])), 0)
 	atomic.StoreUint32((*uint32)(unsafe.Pointer(&b.mem[statusOffset])), unix.TP_STATUS_KERNEL)
 	b.ring.held.Add(-1)
 	b.ring.release()

@@ -381,13 +381,23 @@ func (r *Ring) pending() bool {
 	return atomic.LoadUint32(status)&unix.TP_STATUS_USER != 0
 }
 
-// Idle tells whether everything that the kernel has handed over was released.
+// Idle tells whether everything that the kernel has put into the ring was handed over
+// and released. What lies in a block that is not full comes when the kernel's timer
+// fires, which a busy machine may put off for long.
 func (r *Ring) Idle() bool {
 	if !r.use() {
 		return true
 	}
 	defer r.release()
-	return !r.pending() && r.held.Load() == 0
+	return !r.pending() && r.held.Load() == 0 && !r.filling()
+}
+
+// filling tells whether the block that the kernel hands over next has packets: the
+// kernel counts them in it as it puts them in (net/packet/af_packet.c,
+// prb_fill_curr_block).
+func (r *Ring) filling() bool {
+	at := int(r.next.Load()) * r.size
+	return atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.mem[at+packetsOffset]))) != 0
 }
 
 // Close ends Next and closes the socket. Twice is nil.

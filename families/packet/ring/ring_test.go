@@ -423,3 +423,20 @@ func TestOpenNeedsCapNetRaw(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "--- PASS: TestOpenNeedsCapNetRaw")
 }
+
+// What the kernel had put into a block that its timer had not handed over yet was
+// forgotten when a capture ended on a busy machine: the ring looked idle.
+func TestARingIsNotIdleWhileABlockFills(t *testing.T) {
+	a, b := pair(t)
+	slow := small
+	slow.Retire = time.Second
+	r, s := mustOpen(t, b, "v1", slow), newSender(t, a, "v0")
+	s.send(frame(1, 60))
+	familytest.Eventually(t, "the kernel has not seen it", func() bool { return r.Stats().Packets > 0 })
+	require.False(t, r.Idle())
+	next(t, r, 1)
+	familytest.Eventually(t, "it is not idle", func() bool { // other packets of the kernel's come and go
+		require.NoError(t, r.SetFilter(RejectAll))
+		return r.Idle()
+	})
+}
