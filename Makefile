@@ -116,7 +116,7 @@ man: ## write docs/man/sockd-ctl.1 again, from the verbs
 	mv docs/man/sockd-ctl.1.new docs/man/sockd-ctl.1
 
 lint: ## gofmt, vet, staticcheck, and the man pages are those of the commands
-	@unformatted=$$(gofmt -l cmd ctl daemon families systemd) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	@unformatted=$$(gofmt -l bench cmd ctl daemon families systemd) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 

@@ -31,6 +31,7 @@ type printer struct {
 	first, last time.Time // of the frames so far, for -ttt and -ttttt
 	tcp         tcpTracker
 	line        bytes.Buffer // the frame's text, reused
+	cut         bool         // the frame in hand ends before its headers do
 }
 
 // newPacketPrinter is ctl.Env.Packets.
@@ -41,6 +42,7 @@ func newPacketPrinter(w io.Writer, o ctl.PacketOptions) ctl.PacketPrinter {
 // Print writes one frame. What does not decode is shown as far as it does.
 func (p *printer) Print(at time.Time, outgoing bool, data []byte, fullLen int) error {
 	p.line.Reset()
+	p.cut = false
 	p.time(at)
 	p.link(data, max(fullLen, len(data)), outgoing)
 	p.dump(data)
@@ -195,6 +197,7 @@ func (p *printer) network(kind uint16, data []byte, full int, named bool, src, d
 	case layers.EthernetTypeARP:
 		if !wholeARP(data) {
 			p.line.WriteString(" [|arp]")
+			p.cut = true
 			return
 		}
 		say("ARP, ")
@@ -209,10 +212,10 @@ func (p *printer) network(kind uint16, data []byte, full int, named bool, src, d
 	}
 }
 
-// unknown writes what nobody can read, unless the bytes are shown anyway or short
-// lines are wanted.
+// unknown writes what nobody can read, unless the bytes are shown in hexadecimal
+// anyway or short lines are wanted.
 func (p *printer) unknown(data []byte) {
-	if !p.opts.Quiet && !p.opts.Hex && !p.opts.HexASCII && !p.opts.ASCII {
+	if !p.opts.Quiet && !p.opts.Hex && !p.opts.HexASCII {
 		p.line.WriteString(hexLines(data, true))
 	}
 }
@@ -386,10 +389,10 @@ func addr(b []byte) string {
 }
 
 // dump writes the frame's bytes as -x, -X or -A ask: without the link-level
-// header, unless it was asked for.
+// header, unless it was asked for or is most of what there is.
 func (p *printer) dump(data []byte) {
 	payload := data
-	if _, rest, ok := p.strip(data); ok && !p.opts.HexLink {
+	if _, rest, ok := p.strip(data); ok && !p.opts.HexLink && !p.cut {
 		payload = rest
 	}
 	switch {
@@ -504,6 +507,9 @@ func (p *printer) strip(data []byte) (kind uint16, rest []byte, ok bool) {
 	}
 	for len(rest) >= 4 && (kind == uint16(layers.EthernetTypeDot1Q) || kind == uint16(layers.EthernetTypeQinQ)) {
 		kind, rest = binary.BigEndian.Uint16(rest[2:]), rest[4:]
+	}
+	if h, ok := readLLC(rest); ok && kind < minEtherType {
+		rest = rest[h.size:]
 	}
 	return kind, rest, true
 }

@@ -259,6 +259,9 @@ func (p *printer) ipv6Next(next layers.IPProtocol, s segment) {
 			s.fragmented = true
 		} else {
 			p.line.WriteString(extensionWords[next])
+			if next != layers.IPProtocolIPv6Routing && p.opts.Verbose > 0 {
+				p.options6(header[2:])
+			}
 		}
 		next, s.data, s.length = layers.IPProtocol(header[0]), s.data[size:], s.length-size
 	}
@@ -283,6 +286,31 @@ var extensionWords = map[layers.IPProtocol]string{
 	layers.IPProtocolIPv6HopByHop:    "HBH ",
 	layers.IPProtocolIPv6Destination: "DSTOPT ",
 	layers.IPProtocolIPv6Routing:     "srcrt ",
+}
+
+// options6 writes the options of a hop-by-hop or destination header (RFC 8200 4.2).
+func (p *printer) options6(o []byte) {
+	for len(o) > 0 {
+		if o[0] == 0 {
+			p.line.WriteString("(pad1)")
+			o = o[1:]
+			continue
+		}
+		if len(o) < 2 || len(o) < 2+int(o[1]) {
+			p.line.WriteString("[trunc] ")
+			return
+		}
+		switch body := o[2 : 2+int(o[1])]; {
+		case o[0] == 1:
+			p.line.WriteString("(padn)")
+		case o[0] == 5 && len(body) == 2:
+			p.printf("(rtalert: 0x%04x) ", binary.BigEndian.Uint16(body))
+		default:
+			p.printf("(opt_type 0x%02x: len=%d)", o[0], len(body))
+		}
+		o = o[2+int(o[1]):]
+	}
+	p.line.WriteByte(' ')
 }
 
 // fragment6 writes which part of a packet an IPv6 fragment of so many bytes is, and

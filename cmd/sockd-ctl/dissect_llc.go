@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+
+	"github.com/gopacket/gopacket/layers"
 )
 
 // Service access points of IEEE 802.2 that have a name.
@@ -25,6 +27,9 @@ type llcHeader struct {
 	unnumbered bool
 	size       int
 }
+
+// supervisory tells whether a frame carries nothing but its header.
+func (h llcHeader) supervisory() bool { return !h.unnumbered && h.control&3 == 1 }
 
 func readLLC(data []byte) (h llcHeader, ok bool) {
 	if len(data) < 3 {
@@ -70,7 +75,9 @@ func (p *printer) llc(length uint16, data []byte, src, dst net.HardwareAddr) {
 		p.llcEnds(h, src, dst)
 	}
 	p.llcControl(h, int(length))
-	p.unknown(data)
+	if !h.supervisory() {
+		p.unknown(data)
+	}
 }
 
 // ipOverLLC writes a packet of whichever version it says.
@@ -81,11 +88,9 @@ func (p *printer) ipOverLLC(data []byte, full int) {
 	}
 	switch version := data[0] >> 4; version {
 	case 4:
-		p.line.WriteString("IP ")
-		p.ipv4(data, full)
+		p.network(uint16(layers.EthernetTypeIPv4), data, full, !p.opts.Ethernet, nil, nil)
 	case 6:
-		p.line.WriteString("IP6 ")
-		p.ipv6(data, full)
+		p.network(uint16(layers.EthernetTypeIPv6), data, full, !p.opts.Ethernet, nil, nil)
 	default:
 		p.printf("IP%d (invalid)", version)
 	}
@@ -129,7 +134,7 @@ func (p *printer) llcEnds(h llcHeader, src, dst net.HardwareAddr) {
 // Commands of unnumbered and supervisory frames.
 var (
 	llcUnnumbered  = map[uint16]string{0x03: "ui", 0xe3: "test", 0xaf: "xid", 0x0f: "dm", 0x43: "disc", 0x63: "ua", 0x6f: "sabme", 0x87: "frmr"}
-	llcSupervisory = [...]string{"rr", "rnr", "rej", "???"}
+	llcSupervisory = [...]string{"Receiver Ready", "Receiver not Ready", "Reject", "?"}
 )
 
 const (
@@ -146,7 +151,7 @@ func (p *printer) llcControl(h llcHeader, length int) {
 		p.printf("Unnumbered, %s, Flags [%s], length %d", word, llcFlags(h, llcPollU), length)
 		return
 	}
-	if h.control&3 == 1 {
+	if h.supervisory() {
 		p.printf("Supervisory, %s, rcv seq %d, Flags [%s], length %d", llcSupervisory[h.control>>2&3], h.control>>9, llcFlags(h, llcPollS), length)
 		return
 	}
@@ -186,7 +191,7 @@ func (p *printer) stp(data []byte, full int) {
 	case version != 0:
 		p.printf("STP version %d, length %d", version, full)
 	case kind == stpTopology:
-		p.printf("STP 802.1d, Topology Change, length %d", full)
+		p.line.WriteString("STP 802.1d, Topology Change")
 	case kind != stpConfig:
 		p.printf("STP 802.1d, unknown type 0x%02x, length %d", kind, full)
 	case len(data) < stpConfigSize:

@@ -55,6 +55,7 @@ func newScenes() []scene {
 			extended6(layers.IPProtocolTCP, []byte{0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0x50, 2, 0, 9, 0, 0, 0, 0}),
 			extended6(layers.IPProtocolUDP, []byte{0, 1, 0, 2, 0, 9, 0, 0, 'x'}),
 			extended6(253, []byte("experiment")),
+			build(eth6(), ip6(layers.IPProtocolIPv6HopByHop), gopacket.Payload([]byte{253, 0, 5, 2, 0, 0, 1, 0, 'x'})),
 		}},
 		{"neighbour discovery", [][]byte{
 			neighbour(135, append(make([]byte, 4), nd(linkAddress(1)...)...)),

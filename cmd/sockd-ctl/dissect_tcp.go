@@ -299,7 +299,7 @@ func (p *printer) udpDatagram(s segment) {
 
 func (p *printer) udpSum(s segment) {
 	has := binary.BigEndian.Uint16(s.data[6:])
-	if has == 0 {
+	if has == 0 && len(s.src) == net.IPv4len { // over IPv6 it must be there (RFC 8200 8.1)
 		p.line.WriteString("[no cksum] ")
 		return
 	}
