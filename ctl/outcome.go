@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"syscall"
 
@@ -57,6 +58,23 @@ func (o *outcome) tell(err error) {
 		return // then nothing is told, which is no good end either
 	}
 	_, _ = syscall.Write(o.writer, append(text, 0))
+}
+
+// serveToOutcome upgrades c, lets run have the connection, and tells how it ended.
+// reply is the answer, with the index that the descriptor of the outcome has.
+func serveToOutcome(c *varlink.ServerCall, verb string, reply func(index *int) any, run func(*net.UnixConn) error) error {
+	o, err := newOutcome()
+	if err != nil {
+		return fmt.Errorf("%s: %w", verb, err)
+	}
+	defer o.close()
+	conn, err := c.Upgrade(reply(new(int)), o.reader) // the message's first
+	if err != nil {
+		return err
+	}
+	err = run(conn)
+	o.tell(err)
+	return err
 }
 
 // takeOutcome takes the reading end out of a reply's descriptors, all of which it

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"reflect"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -110,26 +111,17 @@ func printTableShape(e *Env, known []string, objects []any, columns []string) er
 
 func checkFields(where string, names, known []string) error {
 	for _, n := range names {
-		if !contains(known, n) {
+		if !slices.Contains(known, n) {
 			return &UsageError{Why: fmt.Sprintf("%s: no field is called %q", where, n), Hint: "fields: " + strings.Join(unique(known), " ")}
 		}
 	}
 	return nil
 }
 
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
-}
-
 func unique(list []string) []string {
 	var out []string
 	for _, s := range list {
-		if !contains(out, s) {
+		if !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

@@ -50,18 +50,9 @@ func serveAttach(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	defer a.Close()
-	outcome, err := newOutcome()
-	if err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
-	defer outcome.close()
-	conn, err := c.Upgrade(attachOut{a.Socket(), new(int)}, outcome.reader) // the message's first
-	if err != nil {
-		return err
-	}
-	err = a.Run(ctx, conn, c.Gone())
-	outcome.tell(err)
-	return err
+	return serveToOutcome(c, "attach",
+		func(index *int) any { return attachOut{a.Socket(), index} },
+		func(conn *net.UnixConn) error { return a.Run(ctx, conn, c.Gone()) })
 }
 
 // attachSpec reads the parameters. On success its descriptor is the caller's.

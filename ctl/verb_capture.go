@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,21 +65,15 @@ func serveCapture(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	defer capture.Close()
-	outcome, err := newOutcome()
-	if err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	defer outcome.close()
-	conn, err := c.Upgrade(captureOut{capture.View(), new(int)}, outcome.reader) // the message's first
-	if err != nil {
-		return err
-	}
-	err = runCapture(ctx, capture, conn)
-	if errors.Is(err, net.ErrClosed) {
-		err = nil // somebody has closed the capture: the file is complete, and that is no failure
-	}
-	outcome.tell(err)
-	return err
+	return serveToOutcome(c, "capture",
+		func(index *int) any { return captureOut{capture.View(), index} },
+		func(conn *net.UnixConn) error {
+			err := runCapture(ctx, capture, conn)
+			if errors.Is(err, net.ErrClosed) {
+				return nil // somebody has closed the capture: the file is complete, and that is no failure
+			}
+			return err
+		})
 }
 
 // maxSnaplen is the longest packet that a capture keeps, as in tcpdump.
@@ -92,7 +87,7 @@ func (in captureIn) spec() (model.CaptureSpec, error) {
 		NoPromisc: orZero(in.NoPromisc), Duration: time.Duration(orZero(in.Duration)),
 	}
 	switch {
-	case spec.Direction != "" && !contains(directions, spec.Direction):
+	case spec.Direction != "" && !slices.Contains(directions, spec.Direction):
 		return model.CaptureSpec{}, &families.SyntaxError{What: "direction", Text: spec.Direction, Why: "want in, out or inout"}
 	case orZero(in.Snaplen) < 0 || orZero(in.Snaplen) > maxSnaplen:
 		return model.CaptureSpec{}, &families.SyntaxError{What: "snaplen", Text: fmt.Sprint(*in.Snaplen), Why: fmt.Sprintf("want at most %d", maxSnaplen)}
@@ -214,7 +209,7 @@ func countFlag(to *int64, least, most int64) func(string) error {
 }
 
 func (f *captureFlags) setDirection(s string) error {
-	if !contains(directions, s) {
+	if !slices.Contains(directions, s) {
 		return fmt.Errorf("want in, out or inout")
 	}
 	f.direction = s

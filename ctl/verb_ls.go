@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,7 +43,7 @@ With --json the result is one list, with --jsonl an object a line; those of ls a
 
 // list prints the objects of a kind that the FIELD=GLOB words keep.
 func list(ctx context.Context, e *Env, kind string, words []string) error {
-	if kind != kindAll && !contains(listKinds, kind) {
+	if kind != kindAll && !slices.Contains(listKinds, kind) {
 		return &UsageError{Verb: "ls", Why: fmt.Sprintf("no kind is called %q", kind), Hint: "kinds: " + strings.Join(append(listKinds, kindAll), " ")}
 	}
 	globs, err := parseGlobs(words)

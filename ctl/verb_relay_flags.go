@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,7 +70,7 @@ func (f *relayFlags) maxConns(s string) error {
 var balances = []string{"roundrobin", "least", "failover"}
 
 func (f *relayFlags) balance(s string) error {
-	if !contains(balances, s) {
+	if !slices.Contains(balances, s) {
 		return fmt.Errorf("want one of %s", strings.Join(balances, ", "))
 	}
 	f.given.Balance = &s

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -126,7 +127,7 @@ func (e *Endpoint) Take(names ...string) map[string]string {
 	taken := map[string]string{}
 	var rest []Option
 	for _, o := range e.Options {
-		if contains(names, o.Name) {
+		if slices.Contains(names, o.Name) {
 			taken[o.Name] = o.Value
 			continue
 		}
@@ -134,15 +135,6 @@ func (e *Endpoint) Take(names ...string) map[string]string {
 	}
 	e.Options = rest
 	return taken
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // Target is an endpoint made ready to open: Family.Open(Spec), then Bind or
@@ -318,7 +310,7 @@ func (s Set) Networks() []string {
 	var out []string
 	for _, f := range s {
 		for _, n := range f.Networks() {
-			if !contains(out, n.Name) {
+			if !slices.Contains(out, n.Name) {
 				out = append(out, n.Name)
 			}
 		}

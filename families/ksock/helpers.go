@@ -1,11 +1,6 @@
 package ksock
 
 import (
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
-
 	"github.com/sockd/sockd/families"
 	"golang.org/x/sys/unix"
 )
@@ -56,49 +51,4 @@ func PeerCred(s families.Socket) (families.Creds, error) {
 		return nil
 	})
 	return c, err
-}
-
-// Capability is a capability of capabilities(7) that sockets need.
-type Capability struct {
-	Name   string // "CAP_NET_RAW"
-	Allows string // what it is good for, in words
-	bit    uint
-}
-
-// The capabilities that some sockets need.
-var wanted = []Capability{
-	{"CAP_NET_RAW", "raw and packet sockets, captures", unix.CAP_NET_RAW},
-	{"CAP_NET_BIND_SERVICE", "ports below 1024", unix.CAP_NET_BIND_SERVICE},
-	{"CAP_NET_ADMIN", "so_mark, so_rcvbufforce, transparent sockets, promiscuous interfaces", unix.CAP_NET_ADMIN},
-}
-
-// MissingCapabilities are those of the wanted capabilities that this process has
-// not in effect.
-func MissingCapabilities() ([]Capability, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return nil, err
-	}
-	return missing(string(status))
-}
-
-func missing(status string) ([]Capability, error) {
-	for line := range strings.Lines(status) {
-		mask, ok := strings.CutPrefix(line, "CapEff:")
-		if !ok {
-			continue
-		}
-		have, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-		if err != nil {
-			return nil, fmt.Errorf("read CapEff of /proc/self/status: %w", err)
-		}
-		var out []Capability
-		for _, c := range wanted {
-			if have&(1<<c.bit) == 0 {
-				out = append(out, c)
-			}
-		}
-		return out, nil
-	}
-	return nil, fmt.Errorf("read /proc/self/status: no CapEff: %w", families.ErrNotSupported)
 }

@@ -311,13 +311,6 @@ func TestConnectingIsAState(t *testing.T) {
 	require.Equal(t, families.Bound, s.Info().State)
 }
 
-func TestMissingCapabilitiesAreRead(t *testing.T) {
-	familytest.Need(t, familytest.Root())
-	m, err := ksock.MissingCapabilities()
-	require.NoError(t, err)
-	require.Empty(t, m, "root has them all")
-}
-
 func TestReadingCanEndAlone(t *testing.T) {
 	familytest.NoLeaks(t)
 	for name, make := range map[string]func() (a, b families.Socket){
