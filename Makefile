@@ -103,7 +103,11 @@ demo: build ## the main job on real traffic, on a private daemon; needs Go and L
 bench: build ## sockd beside its peers, those that are installed; takes ten minutes, BENCH=-quick half a one
 	$(GO) run ./bench -bin bin $(BENCH)
 
-.PHONY: bench
+# COMPARE='-doc docs/comparison.md' writes the tables there.
+compare: build ## what becomes of resets, half-closes, datagrams ...: sockd beside its peers; four minutes
+	$(GO) run ./bench compare -bin bin $(COMPARE)
+
+.PHONY: bench compare
 
 test: tools lint ## everything, with the race detector; as root on Debian it installs what the tests need
 	$(GO) test -race -count=1 -timeout 5m ./...
@@ -120,6 +124,11 @@ lint: ## gofmt, vet, staticcheck, and the man pages are those of the commands
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
+# `make test` does the same, too, for five seconds.
+SOAK ?= 10m
+soak: tools ## mixed sessions for SOAK=10m: nothing may be left behind, no byte unaccounted for
+	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/acceptance -args -for $(SOAK)
+
 # Real fuzzing; `make test` runs the seeds only.
 FUZZTIME ?= 30s
 fuzz: ## let every fuzz law look for new inputs, FUZZTIME=30s each
@@ -127,4 +136,4 @@ fuzz: ## let every fuzz law look for new inputs, FUZZTIME=30s each
 		for law in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			$(GO) test -run '^$$' -fuzz "^$$law\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
-.PHONY: demo test tools man lint fuzz
+.PHONY: demo test tools man lint soak fuzz

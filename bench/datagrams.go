@@ -20,12 +20,12 @@ const (
 	warmWindow = 16
 )
 
-// echoDatagrams sends every datagram back to where it came from, forever.
-func echoDatagrams(fd int) error {
+// echoDatagrams sends every datagram back to where it came from, forever. b says how
+// they are taken: one by one, or in bursts on a socket that joins them.
+func echoDatagrams(fd int, b *batch) error {
 	runtime.LockOSThread()
-	b := newBatch()
 	for {
-		n, err := b.recv(fd, false)
+		n, err := b.recv(fd)
 		if err != nil {
 			return os.NewSyscallError("recvmmsg", err)
 		}
@@ -43,6 +43,7 @@ type crowd struct {
 	fd      int
 	to      syscall.RawSockaddrInet4
 	size    int
+	burst   int // datagrams at a time, of one client
 	clients int
 	next    int // whose turn it is
 	out, in *batch
@@ -54,8 +55,9 @@ type crowd struct {
 func clientAddr(i int) [4]byte { return [4]byte{127, 1, byte(i/250) + 1, byte(i%250) + 1} }
 
 func newCrowd(j job) (*crowd, error) {
-	if j.Size < 4 || j.Size > datagramRoom || j.Clients < 1 || j.Clients > 50_000 {
-		return nil, fmt.Errorf("%d clients with %d bytes each: out of range", j.Clients, j.Size)
+	burst := max(j.Burst, 1)
+	if j.Size < 4 || j.Size > datagramRoom || j.Clients < 1 || j.Clients > 50_000 || j.Window < burst || burst*j.Size > burstRoom {
+		return nil, fmt.Errorf("%d clients with bursts of %d by %d bytes and %d in flight: out of range", j.Clients, burst, j.Size, j.Window)
 	}
 	fd, _, err := bindUDP(endpoint{"udp", "0.0.0.0:0"})
 	if err != nil {
@@ -70,10 +72,13 @@ func newCrowd(j job) (*crowd, error) {
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &tv),
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, syscall.IP_PKTINFO, 1),
 	)
-	return &crowd{
-		fd: fd, to: to, size: j.Size, clients: j.Clients, out: newBatch(), in: newBatch(),
-		seen: make([]bool, j.Clients), unseen: j.Clients,
-	}, err
+	c := &crowd{fd: fd, to: to, size: j.Size, burst: burst, clients: j.Clients, seen: make([]bool, j.Clients), unseen: j.Clients}
+	c.out, c.in = newBatch(), newBatch()
+	if burst > 1 {
+		c.out, c.in = newBurstBatch(), newBurstBatch()
+		err = errors.Join(err, joinDatagrams(fd))
+	}
+	return c, err
 }
 
 func prepareDatagrams(j job) (func() (outcome, error), error) {
@@ -117,23 +122,25 @@ func (c *crowd) sendUnseen() (int, error) {
 	n := 0
 	for i := 0; i < c.clients && n < warmWindow; i++ {
 		if !c.seen[i] {
-			c.write(n, i)
+			c.write(n, i, 1)
 			n++
 		}
 	}
 	return n, os.NewSyscallError("sendmmsg", c.out.send(c.fd, n))
 }
 
-// write makes message i of the next batch one of a client's.
-func (c *crowd) write(i, client int) {
-	binary.BigEndian.PutUint32(c.out.bufs[i], uint32(client))
-	c.out.aim(i, c.size, c.to, clientAddr(client))
+// write makes message i of the next batch n datagrams of a client's.
+func (c *crowd) write(i, client, n int) {
+	for k := range n {
+		binary.BigEndian.PutUint32(c.out.bufs[i][k*c.size:], uint32(client))
+	}
+	c.out.aim(i, c.size, n, c.to, clientAddr(client))
 }
 
-// send sends n datagrams, each of the client whose turn it is.
+// send sends n bursts, each of the client whose turn it is.
 func (c *crowd) send(n int) error {
 	for i := range n {
-		c.write(i, c.next)
+		c.write(i, c.next, c.burst)
 		c.next++
 		if c.next == c.clients {
 			c.next = 0
@@ -142,26 +149,46 @@ func (c *crowd) send(n int) error {
 	return os.NewSyscallError("sendmmsg", c.out.send(c.fd, n))
 }
 
-// recv takes what has come, and checks that each reply is whole and reached the
-// client that it belongs to.
-func (c *crowd) recv() (int, error) {
-	n, err := c.in.recv(c.fd, true)
+// recv takes what has come and says how many replies that is.
+func (c *crowd) recv() (replies int, err error) {
+	n, err := c.in.recv(c.fd)
 	if err != nil {
 		return 0, err
 	}
 	for i := range n {
-		client := int(binary.BigEndian.Uint32(c.in.bufs[i]))
-		switch got := c.in.msgs[i].len; {
-		case int(got) != c.size:
-			return n, fmt.Errorf("a reply has %d bytes instead of %d", got, c.size)
-		case client >= c.clients || c.in.infos[i].info.Addr != clientAddr(client):
-			return n, fmt.Errorf("client %d's reply went to %v", client, c.in.infos[i].info.Addr)
-		case !c.seen[client]:
-			c.seen[client] = true
-			c.unseen--
+		k, err := c.check(i)
+		replies += k
+		if err != nil {
+			return replies, err
 		}
 	}
-	return n, nil
+	return replies, nil
+}
+
+// check counts the replies in message i, each of which must be whole and have reached
+// the client that it belongs to.
+func (c *crowd) check(i int) (replies int, err error) {
+	to, segment := c.in.arrival(i)
+	length := int(c.in.msgs[i].len)
+	if segment != c.size || length%c.size != 0 {
+		return 0, fmt.Errorf("replies of %d bytes, %d together, instead of %d each", segment, length, c.size)
+	}
+	for at := 0; at < length; at += c.size {
+		client := int(binary.BigEndian.Uint32(c.in.bufs[i][at:]))
+		if client >= c.clients || to != clientAddr(client) {
+			return replies, fmt.Errorf("client %d's reply went to %v", client, to)
+		}
+		c.answered(client)
+		replies++
+	}
+	return replies, nil
+}
+
+func (c *crowd) answered(client int) {
+	if !c.seen[client] {
+		c.seen[client] = true
+		c.unseen--
+	}
 }
 
 // run keeps window datagrams in flight for a while.
@@ -170,12 +197,12 @@ func (c *crowd) run(d time.Duration, window int) (outcome, error) {
 	until := o.Start + int64(d)
 	inFlight := 0
 	for o.End = o.Start; o.End < until; o.End = now() {
-		for inFlight < window {
-			n := min(window-inFlight, batchSize)
+		for inFlight+c.burst <= window {
+			n := min((window-inFlight)/c.burst, len(c.out.msgs))
 			if err := c.send(n); err != nil {
 				return o, err
 			}
-			inFlight += n
+			inFlight += n * c.burst
 		}
 		n, err := c.recv()
 		if errors.Is(err, syscall.EAGAIN) {

@@ -30,6 +30,7 @@ type job struct {
 	Clients int           `json:"clients,omitempty"`
 	Size    int           `json:"size,omitempty"`   // bytes of a request or datagram
 	Window  int           `json:"window,omitempty"` // datagrams in flight, over all clients
+	Burst   int           `json:"burst,omitempty"`  // datagrams of a client that leave in one (UDP_SEGMENT); 0: each on its own
 	Bytes   int64         `json:"bytes,omitempty"`  // bulk ends here, or after For
 	Count   int64         `json:"count,omitempty"`  // reconnect ends here, or after For
 	For     time.Duration `json:"for,omitempty"`

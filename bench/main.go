@@ -54,7 +54,7 @@ func exit(name string, err error) {
 	os.Exit(0)
 }
 
-// runRole runs this process as source or sink when args say so.
+// runRole runs this process as source, sink or comparison when args say so.
 func runRole(args []string) (done bool, err error) {
 	if len(args) == 0 {
 		return false, nil
@@ -67,6 +67,8 @@ func runRole(args []string) (done bool, err error) {
 			return true, errors.New("the sink needs its folder")
 		}
 		return true, sink(args[1], os.Stdin, os.Stdout)
+	case "compare":
+		return true, compareMain(args[1:])
 	}
 	return false, nil
 }

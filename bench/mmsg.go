@@ -17,6 +17,8 @@ const (
 	batchSize = 64
 	// The largest datagram of a row, and some.
 	datagramRoom = 2048
+	// The largest burst: what fits a packet. Fewer of them are as many bytes.
+	burstRoom, burstBatch = 64 << 10, 16
 
 	msgWaitForOne = 0x10000 // MSG_WAITFORONE of recvmmsg(2)
 )
@@ -27,32 +29,29 @@ type mmsghdr struct {
 	len uint32
 }
 
-// pktinfo is the control message IP_PKTINFO of ip(7).
-type pktinfo struct {
-	hdr  syscall.Cmsghdr
-	info syscall.Inet4Pktinfo
-	_    [4]byte // CMSG_ALIGN
-}
-
 // A batch is a set of datagrams with their buffers, used again and again.
 type batch struct {
 	msgs  []mmsghdr
 	iovs  []syscall.Iovec
 	names []syscall.RawSockaddrInet4
-	infos []pktinfo
+	ctls  []control
 	bufs  [][]byte
 }
 
-func newBatch() *batch {
+// newBatch is one of datagrams, newBurstBatch one of bursts of them.
+func newBatch() *batch      { return makeBatch(batchSize, datagramRoom) }
+func newBurstBatch() *batch { return makeBatch(burstBatch, burstRoom) }
+
+func makeBatch(n, room int) *batch {
 	b := &batch{
-		msgs:  make([]mmsghdr, batchSize),
-		iovs:  make([]syscall.Iovec, batchSize),
-		names: make([]syscall.RawSockaddrInet4, batchSize),
-		infos: make([]pktinfo, batchSize),
-		bufs:  make([][]byte, batchSize),
+		msgs:  make([]mmsghdr, n),
+		iovs:  make([]syscall.Iovec, n),
+		names: make([]syscall.RawSockaddrInet4, n),
+		ctls:  make([]control, n),
+		bufs:  make([][]byte, n),
 	}
 	for i := range b.msgs {
-		b.bufs[i] = make([]byte, datagramRoom)
+		b.bufs[i] = make([]byte, room)
 		b.iovs[i].Base = &b.bufs[i][0]
 		b.msgs[i].hdr.Iov, b.msgs[i].hdr.Iovlen = &b.iovs[i], 1
 		b.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&b.names[i]))
@@ -60,45 +59,59 @@ func newBatch() *batch {
 	return b
 }
 
-// recv waits for one datagram and takes what else is there. With withInfo the
-// address that each was sent to is in infos. It returns syscall.EAGAIN after the
-// socket's SO_RCVTIMEO.
-func (b *batch) recv(fd int, withInfo bool) (int, error) {
+// recv waits for one datagram or burst and takes what else is there. What the kernel
+// has to tell of each (arrival) it tells if the socket asked for it. It returns
+// syscall.EAGAIN after the socket's SO_RCVTIMEO.
+func (b *batch) recv(fd int) (int, error) {
 	for i := range b.msgs {
-		b.iovs[i].SetLen(datagramRoom)
-		h := &b.msgs[i].hdr
-		h.Namelen = syscall.SizeofSockaddrInet4
-		h.Control, h.Controllen = nil, 0
-		if withInfo {
-			b.control(i)
-		}
+		b.iovs[i].SetLen(len(b.bufs[i]))
+		b.msgs[i].hdr.Namelen = syscall.SizeofSockaddrInet4
+		b.control(i, controlRoom)
 	}
 	return b.call(syscall.SYS_RECVMMSG, fd, 0, len(b.msgs), msgWaitForOne)
 }
 
-// control lets a message carry its pktinfo.
-func (b *batch) control(i int) {
+// control lets a message carry so many bytes of control messages.
+func (b *batch) control(i, n int) {
 	h := &b.msgs[i].hdr
-	h.Control = (*byte)(unsafe.Pointer(&b.infos[i]))
-	h.SetControllen(int(unsafe.Sizeof(pktinfo{})))
+	h.Control = nil
+	if n > 0 {
+		h.Control = (*byte)(unsafe.Pointer(&b.ctls[i]))
+	}
+	h.SetControllen(n)
 }
 
-// aim makes message i one of size bytes to a destination, from a source address of
-// this host that need not be the one the socket is bound to.
-func (b *batch) aim(i, size int, to syscall.RawSockaddrInet4, from [4]byte) {
-	b.iovs[i].SetLen(size)
+// aim makes message i one of n datagrams, each of size bytes, to a destination, from
+// a source address of this host that need not be the one the socket is bound to.
+func (b *batch) aim(i, size, n int, to syscall.RawSockaddrInet4, from [4]byte) {
+	b.iovs[i].SetLen(n * size)
 	b.names[i], b.msgs[i].hdr.Namelen = to, syscall.SizeofSockaddrInet4
-	b.infos[i] = pktinfo{}
-	b.infos[i].hdr.Level, b.infos[i].hdr.Type = syscall.IPPROTO_IP, syscall.IP_PKTINFO
-	b.infos[i].hdr.SetLen(syscall.SizeofCmsghdr + syscall.SizeofInet4Pktinfo)
-	b.infos[i].info.Spec_dst = from
-	b.control(i)
+	used := b.ctls[i].putSource(0, from)
+	if n > 1 {
+		used = b.ctls[i].putSegment(used, size)
+	}
+	b.control(i, used)
 }
 
-// back makes the first n messages, just received, their own answers.
+// arrival is where message i, just received, was sent to ("to" is zero if the socket
+// does not ask), and how long each datagram in it is, but for the last.
+func (b *batch) arrival(i int) (to [4]byte, segment int) {
+	to, segment = b.ctls[i].read(int(b.msgs[i].hdr.Controllen))
+	if segment == 0 {
+		segment = int(b.msgs[i].len)
+	}
+	return to, segment
+}
+
+// back makes the first n messages, just received, their own answers, bursts as bursts.
 func (b *batch) back(n int) {
 	for i := range n {
-		b.iovs[i].SetLen(int(b.msgs[i].len))
+		length, used := int(b.msgs[i].len), 0
+		if _, segment := b.arrival(i); segment < length {
+			used = b.ctls[i].putSegment(0, segment)
+		}
+		b.iovs[i].SetLen(length)
+		b.control(i, used)
 	}
 }
 

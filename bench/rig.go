@@ -126,7 +126,7 @@ func (t *turnout) start(ctx context.Context, self, dir string, r row, p peer) (e
 		return fmt.Errorf("sink: %w", err)
 	}
 	j := r.job
-	if j.To, t.relay, err = p.lay(ctx, dir, r.from, at.at(r.to)); err != nil {
+	if j.To, t.relay, err = p.lay(ctx, dir, r.from, at.of(r)); err != nil {
 		return err
 	}
 	if t.source, err = startChild(self, "source"); err != nil {

@@ -15,18 +15,22 @@ import (
 
 // places are the addresses on which a sink listens, its first line of output.
 type places struct {
-	TCP  string `json:"tcp"`
-	Unix string `json:"unix"`
-	UDP  string `json:"udp"`
+	TCP    string `json:"tcp"`
+	Unix   string `json:"unix"`
+	UDP    string `json:"udp"`
+	Bursts string `json:"bursts"` // UDP, too: bursts arrive and leave in one piece
 }
 
-// at is the sink's endpoint of a network.
-func (p places) at(network string) endpoint {
-	return endpoint{Net: network, Addr: map[string]string{"tcp": p.TCP, "unix": p.Unix, "udp": p.UDP}[network]}
+// of is the sink's endpoint for a row.
+func (p places) of(r row) endpoint {
+	if r.job.Burst > 1 {
+		return endpoint{Net: r.to, Addr: p.Bursts}
+	}
+	return endpoint{Net: r.to, Addr: map[string]string{"tcp": p.TCP, "unix": p.Unix, "udp": p.UDP}[r.to]}
 }
 
 // sink is the backend of every row: it discards or echoes streams, echoes datagrams,
-// and ends when in does. Its two threads are not waited for: they end with the
+// and ends when in does. Its threads are not waited for: they end with the
 // process, which does nothing else.
 func sink(dir string, in io.Reader, out io.Writer) error {
 	debug.SetGCPercent(400) // little is allocated, and nothing while it matters
@@ -37,9 +41,10 @@ func sink(dir string, in io.Reader, out io.Writer) error {
 	if err := s.out.Encode(p); err != nil {
 		return err
 	}
-	failed := make(chan error, 2)
+	failed := make(chan error, 4)
 	go func() { failed <- s.streams() }()
-	go func() { failed <- echoDatagrams(s.udp) }()
+	go func() { failed <- echoDatagrams(s.udp, newBatch()) }()
+	go func() { failed <- echoDatagrams(s.bursts, newBurstBatch()) }()
 	go func() { _, err := io.Copy(io.Discard, in); failed <- err }()
 	return <-failed
 }
@@ -49,6 +54,7 @@ type sinkServer struct {
 	poll      *epoll
 	listeners map[int]bool
 	udp       int
+	bursts    int
 	conns     map[int]*stream
 	buf       []byte
 }
@@ -73,8 +79,13 @@ func newSink(dir string, out *json.Encoder) (*sinkServer, places, error) {
 	if _, err = s.listen(endpoint{"unix", p.Unix}); err != nil {
 		return nil, places{}, err
 	}
-	s.udp, p.UDP, err = bindUDP(endpoint{"udp", "127.0.0.1:0"})
-	return s, p, err
+	if s.udp, p.UDP, err = bindUDP(endpoint{"udp", "127.0.0.1:0"}); err != nil {
+		return nil, places{}, err
+	}
+	if s.bursts, p.Bursts, err = bindUDP(endpoint{"udp", "127.0.0.1:0"}); err != nil {
+		return nil, places{}, err
+	}
+	return s, p, joinDatagrams(s.bursts)
 }
 
 // listen opens a listening socket, puts it into the epoll set and says its address.

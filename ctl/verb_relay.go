@@ -32,12 +32,15 @@ type relayDir struct {
 
 // relaySettings are the settings of a relay on the wire; nil has its default.
 type relaySettings struct {
-	MaxConns       *int64  `json:"max_conns,omitempty"`
-	ConnectTimeout *int64  `json:"connect_timeout,omitempty"`
-	Idle           *int64  `json:"idle,omitempty"`
-	HalfClose      *int64  `json:"half_close,omitempty"`
-	Balance        *string `json:"balance,omitempty"`
-	Permanent      *bool   `json:"permanent,omitempty"`
+	MaxConns       *int64   `json:"max_conns,omitempty"`
+	ConnectTimeout *int64   `json:"connect_timeout,omitempty"`
+	Idle           *int64   `json:"idle,omitempty"`
+	HalfClose      *int64   `json:"half_close,omitempty"`
+	Balance        *string  `json:"balance,omitempty"`
+	Permanent      *bool    `json:"permanent,omitempty"`
+	Allow          []string `json:"allow,omitempty"`
+	Rate           *int64   `json:"rate,omitempty"`
+	Pass           *string  `json:"pass,omitempty"`
 }
 
 // The names of settings on the wire, which Set's reset takes.
@@ -48,6 +51,9 @@ const (
 	settingHalfClose      = "half_close"
 	settingBalance        = "balance"
 	settingPermanent      = "permanent"
+	settingAllow          = "allow"
+	settingRate           = "rate"
+	settingPass           = "pass"
 )
 
 // maxRelayConns bounds max_conns; a relay cannot have more sessions than Linux
@@ -81,7 +87,50 @@ func (s relaySettings) apply(spec *model.RelaySpec) error {
 	}
 	spec.Balance = orZero(s.Balance)
 	spec.Permanent = orZero(s.Permanent)
+	return s.applyFlow(spec)
+}
+
+// applyFlow writes the settings of what flows: from whom, how fast, and what with it.
+func (s relaySettings) applyFlow(spec *model.RelaySpec) (err error) {
+	if spec.Allow, err = allowRules(s.Allow); err != nil {
+		return err
+	}
+	if s.Rate != nil {
+		if *s.Rate < 1 {
+			return &families.SyntaxError{What: settingRate, Text: fmt.Sprint(*s.Rate), Why: "want bytes a second, from 1"}
+		}
+		spec.Rate = *s.Rate
+	}
+	spec.Pass = orZero(s.Pass)
 	return nil
+}
+
+// allowRules reads rules from the wire. An empty list is refused: it would let
+// everybody in, which nobody says by a list that happens to be empty.
+func allowRules(texts []string) ([]model.Allow, error) {
+	if texts == nil {
+		return nil, nil
+	}
+	if len(texts) == 0 || len(texts) > model.MaxAllow {
+		return nil, &families.SyntaxError{What: settingAllow, Text: fmt.Sprintf("%d rules", len(texts)), Why: fmt.Sprintf("want 1 to %d", model.MaxAllow), Hint: "leave it out, or reset it, to let everybody in"}
+	}
+	rules := make([]model.Allow, 0, len(texts))
+	for _, t := range texts {
+		a, err := model.ParseAllow(t)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, a)
+	}
+	return rules, nil
+}
+
+func allowTexts(rules []model.Allow) []string {
+	var texts []string
+	for _, a := range rules {
+		texts = append(texts, a.String())
+	}
+	return texts
 }
 
 // settingsOf are a specification's settings that are not the default.
@@ -99,6 +148,13 @@ func settingsOf(spec model.RelaySpec) relaySettings {
 	}
 	if spec.Permanent {
 		s.Permanent = &spec.Permanent
+	}
+	s.Allow = allowTexts(spec.Allow)
+	if spec.Rate > 0 {
+		s.Rate = &spec.Rate
+	}
+	if spec.Pass != "" {
+		s.Pass = &spec.Pass
 	}
 	return s
 }

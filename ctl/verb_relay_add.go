@@ -85,7 +85,15 @@ func badName(name string) error {
 	return &families.SyntaxError{What: "name", Text: name, Why: "want a letter or _, then letters, digits, _ . or -, at most 64"}
 }
 
-const relayLong = `FROM and TO are endpoints, NETWORK:ADDRESS[,option[=value]]...: tcp:127.0.0.1:80, unix:/run/app.sock, udp:[::1]:53, packet:eth0, id:7. FROM is bound, and listens where its type can; TO is dialled for each session. With several TOs --balance chooses; a TO with the option backup is taken when the others fail.
+const relayLong = `FROM and TO are endpoints, NETWORK:ADDRESS[,option[=value]]...: tcp:127.0.0.1:80, unix:/run/app.sock, udp:[::1]:53, packet:eth0, id:7. FROM is bound, and listens where its type can; TO is dialled for each session. With several TOs --balance chooses; a TO with the option backup is taken when the others fail. A TO with the option retry=D is tried again for that long, with pauses that grow, when nobody is there; without it a session whose backends all fail ends at once.
+
+framing= gives a stream message borders, and so joins it to datagrams, or to another framed stream: u16be and u32be put the length of a message in front of it, lf a line feed behind it. With --balance fanout every message goes to all TOs; what happens when one of them is slow is its own option loss=: drop-oldest (what it is without), block, which makes all wait, or disconnect; queue=N messages may wait for it (256).
+
+proxy=v1 or v2 makes TO begin with a PROXY protocol header that says who the client is; proxy=accept makes FROM want one. On udp each datagram has one, of version 2.
+
+--allow lets in whom it names, and nobody else: networks and addresses, on unix and on TCP over the loopback also the user uid:U or a member of the group gid:G. It asks who made the connection, never what a PROXY header says. Of a TCP client the kernel tells the user and not the groups: they are those of the user database, which is read again every ten seconds. Who is refused is reset, its datagrams are dropped, and both are counted as denied. A name is looked up where it is typed, and kept as its number.
+
+--rate holds all sessions of the relay together to that many bytes a second in each direction, beyond a burst of a tenth of a second or 64k; clients take turns. --pass rights has descriptors that come with unix messages passed on, which takes unix on both sides; without it they are closed, and counted as files. Credentials are not passed on: the other side sees sockd's own.
 
 An id: as TO is one connection and serves one client: from then on the relay takes nobody else (a FROM that listens is closed), is draining, and ends with its session. A packet: FROM has one session, too, but lasts: while an interface is not there the relay is waiting, and goes on when one of that name is.
 
@@ -106,6 +114,9 @@ var _ = register(Verb{
 		"sockd-ctl relay add tcp:127.0.0.1:0 tcp:10.0.0.1:80 tcp:10.0.0.2:80 --balance least",
 		"sockd-ctl relay add dns udp::53 udp:9.9.9.9:53 --idle 10s --permanent",
 		"sockd-ctl relay add unix:/tmp/in.sock,mode=660,group=www tcp:localhost:9000",
+		"sockd-ctl relay add db tcp:127.0.0.1:5432 unix:/run/pg/s --allow uid:app --rate 10M",
+		"sockd-ctl relay add tunnel udp:127.0.0.1:53 tcp:10.0.0.1:53,framing=u16be",
+		"sockd-ctl relay add log udp::514 unixgram:/dev/log udp:10.0.0.9:514,loss=drop-oldest --balance fanout",
 		"sockd-ctl relay add wire packet:eth1 packet:tap0   # a cable between two network segments",
 	},
 	Complete: []string{"network"},

@@ -39,7 +39,10 @@ func newRelayFlags(fs *flag.FlagSet, canReset bool) *relayFlags {
 	add("connect-timeout", "how long dialling TO may take, `D` (10s)", durationSetting(&f.given.ConnectTimeout, refuseZero))
 	add("idle", "end a session without traffic after `D` (none; 60s for datagrams)", durationSetting(&f.given.Idle, refuseZero))
 	add("half-close", "end a session `D` after one side has ended (none)", durationSetting(&f.given.HalfClose, atOnce))
-	add("balance", "which TO is next, `HOW`: roundrobin, least or failover (roundrobin)", f.balance)
+	add("balance", "which TO is next, `HOW`: roundrobin, least or failover; fanout sends every message to all of them (roundrobin)", f.balance)
+	add("allow", "let in `WHO`: a network or address, uid:U or gid:G; can be repeated (everybody)", f.allow)
+	add("rate", "pass at most `SIZE` a second in each direction, all sessions together (no limit)", f.rate)
+	add("pass", "pass on `WHAT` comes with unix messages: rights, the descriptors (nothing)", f.pass)
 	if !canReset {
 		fs.BoolFunc("permanent", "keep it over a stop and a reboot", f.permanent)
 	}
@@ -67,7 +70,37 @@ func (f *relayFlags) maxConns(s string) error {
 	return nil
 }
 
-var balances = []string{"roundrobin", "least", "failover"}
+// allow adds one rule. A name becomes a number here, where it was typed.
+func (f *relayFlags) allow(s string) error {
+	a, err := model.ParseAllow(s)
+	if err != nil {
+		return err
+	}
+	f.given.Allow = append(f.given.Allow, a.String())
+	return nil
+}
+
+func (f *relayFlags) rate(s string) error {
+	n, err := model.ParseSize(s)
+	if err == nil && n == 0 {
+		err = errors.New("want at least a byte a second")
+	}
+	if err != nil {
+		return err
+	}
+	f.given.Rate = &n
+	return nil
+}
+
+func (f *relayFlags) pass(s string) error {
+	if s != model.PassRights {
+		return errors.New("want " + model.PassRights)
+	}
+	f.given.Pass = &s
+	return nil
+}
+
+var balances = []string{"roundrobin", "least", "failover", "fanout"}
 
 func (f *relayFlags) balance(s string) error {
 	if !slices.Contains(balances, s) {
@@ -125,6 +158,15 @@ func (s relaySettings) words() []string {
 	}
 	if s.Balance != nil {
 		w = append(w, "--balance", *s.Balance)
+	}
+	for _, rule := range s.Allow {
+		w = append(w, "--allow", rule)
+	}
+	if s.Rate != nil {
+		w = append(w, "--rate", model.FormatSize(*s.Rate))
+	}
+	if s.Pass != nil {
+		w = append(w, "--pass", *s.Pass)
 	}
 	if s.Permanent != nil && *s.Permanent {
 		w = append(w, "--permanent")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sockd/sockd/families"
@@ -84,6 +85,15 @@ func changeSettings(c *model.RelayChange, s relaySettings) error {
 	if s.Balance != nil {
 		c.Balance = &spec.Balance
 	}
+	if s.Allow != nil {
+		c.Allow = &spec.Allow
+	}
+	if s.Rate != nil {
+		c.Rate = &spec.Rate
+	}
+	if s.Pass != nil {
+		c.Pass = &spec.Pass
+	}
 	return nil
 }
 
@@ -100,6 +110,12 @@ func resetSetting(c *model.RelayChange, name string) error {
 		c.HalfClose = new(time.Duration)
 	case settingBalance:
 		c.Balance = new(string)
+	case settingAllow:
+		c.Allow = new([]model.Allow)
+	case settingRate:
+		c.Rate = new(int64)
+	case settingPass:
+		c.Pass = new(string)
 	default:
 		return fmt.Errorf("reset: no setting is called %q: %w", name, families.ErrSyntax)
 	}
@@ -111,10 +127,11 @@ var _ = register(Verb{
 	Group: GroupFlows,
 	Args:  "NAME [--to TO]...",
 	Short: "change a relay while it runs",
-	Long:  `Changes what is given; the rest stays, and so do sessions. The value default takes a setting back. --to, which can be repeated, replaces all TOs at once.`,
+	Long:  `Changes what is given; the rest stays, and so do sessions. The value default takes a setting back. --to, which can be repeated, replaces all TOs at once; so does --allow all rules.`,
 	Examples: []string{
 		"sockd-ctl relay set web --to unix:/run/app2.sock     # new sessions go there",
 		"sockd-ctl relay set web --idle 5m --max-conns default",
+		"sockd-ctl relay set web --allow 10.0.0.0/8 --allow ::1   # these and nobody else",
 	},
 	Complete: []string{"relay", ""},
 	Setup: func(fs *flag.FlagSet) Run {
@@ -144,6 +161,9 @@ func newRelayChange(fs *flag.FlagSet) *relayChange {
 func (c *relayChange) run(ctx context.Context, e *Env, verb, ref string) error {
 	if !c.flags.any && len(c.to) == 0 {
 		return &UsageError{Verb: verb, Why: "nothing to change", Hint: "sockd-ctl " + verb + " --help"}
+	}
+	if slices.Contains(c.flags.reset, settingAllow) && c.flags.given.Allow != nil {
+		return &UsageError{Verb: verb, Why: "--allow default lets everybody in, and the other --allow do not", Hint: "leave one or the other out"}
 	}
 	return setRelay(ctx, e, relaySetIn{Ref: ref, Settings: c.flags.settings(), Reset: c.flags.reset}, c.to)
 }

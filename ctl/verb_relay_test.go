@@ -27,7 +27,11 @@ func TestRelayFlagsAreSettings(t *testing.T) {
 		"--half-close 0":                       "--half-close 1ms",
 		"--balance least --permanent":          "--balance least --permanent",
 		"--permanent=false":                    "",
-		"--half-close 2h --max-conns 1 --idle 60s": "--max-conns 1 --idle 1m --half-close 2h",
+		"--half-close 2h --max-conns 1 --idle 60s":                        "--max-conns 1 --idle 1m --half-close 2h",
+		"--balance fanout":                                                "--balance fanout",
+		"--rate 1.5M --allow 10.0.0.0/8":                                  "--allow 10.0.0.0/8 --rate 1536k",
+		"--allow ::1 --allow uid:root --allow gid:7 --allow 127.0.0.1/32": "--allow ::1 --allow uid:0 --allow gid:7 --allow 127.0.0.1",
+		"--pass rights --rate 7":                                          "--rate 7 --pass rights",
 	} {
 		f := mustParseFlags(t, false, line)
 		var words []string
@@ -47,7 +51,8 @@ func mustParseFlags(tb testing.TB, canReset bool, line string) *relayFlags {
 }
 
 func TestRelayFlagsRefuseWhatMakesNoSense(t *testing.T) {
-	for _, line := range []string{"--max-conns 0", "--max-conns -1", "--max-conns x", "--idle 0", "--idle soon", "--connect-timeout 0", "--balance dice", "--rate 1M", "--idle default"} {
+	for _, line := range []string{"--max-conns 0", "--max-conns -1", "--max-conns x", "--idle 0", "--idle soon", "--connect-timeout 0", "--balance dice", "--idle default",
+		"--rate 0", "--rate fast", "--rate -1", "--rate default", "--allow", "--allow localhost", "--allow 10.0.0.1/8", "--allow uid:nosuchuser", "--allow default", "--pass", "--pass creds"} {
 		fs := flag.NewFlagSet("relay", flag.ContinueOnError)
 		fs.SetOutput(io.Discard)
 		newRelayFlags(fs, false)
@@ -56,15 +61,32 @@ func TestRelayFlagsRefuseWhatMakesNoSense(t *testing.T) {
 }
 
 func TestDefaultTakesASettingBack(t *testing.T) {
-	f := mustParseFlags(t, true, "--idle default --max-conns default --balance least")
-	require.Equal(t, []string{"idle", "max_conns"}, f.reset)
+	f := mustParseFlags(t, true, "--idle default --max-conns default --balance least --allow default --rate default --pass default")
+	require.Equal(t, []string{"idle", "max_conns", "allow", "rate", "pass"}, f.reset)
 	c, err := request{}.relayChange(relaySetIn{Ref: "web", Settings: f.settings(), Reset: f.reset})
 	require.NoError(t, err)
 	require.Equal(t, new(int), c.MaxConns)
 	require.Equal(t, new(time.Duration), c.Idle)
 	require.Equal(t, "least", *c.Balance)
+	require.Equal(t, new([]model.Allow), c.Allow)
+	require.Equal(t, new(int64), c.Rate)
+	require.Equal(t, new(string), c.Pass)
 	require.Nil(t, c.HalfClose)
 	require.Nil(t, c.To)
+}
+
+func TestSetReplacesTheListOfThoseWhoMayComeIn(t *testing.T) {
+	f := mustParseFlags(t, true, "--allow 10.0.0.0/8 --allow uid:5 --rate 2k --pass rights")
+	c, err := request{}.relayChange(relaySetIn{Ref: "web", Settings: f.settings()})
+	require.NoError(t, err)
+	require.Equal(t, "10.0.0.0/8 uid:5", model.FormatAllow(*c.Allow))
+	require.Equal(t, int64(2048), *c.Rate)
+	require.Equal(t, model.PassRights, *c.Pass)
+	require.Nil(t, c.Balance)
+
+	c, err = request{}.relayChange(relaySetIn{Ref: "web", Settings: &relaySettings{Rate: c.Rate}})
+	require.NoError(t, err)
+	require.Nil(t, c.Allow, "what is not given stays")
 }
 
 func TestWhatASpecificationSaysComesBackAsItsSettings(t *testing.T) {
@@ -72,6 +94,7 @@ func TestWhatASpecificationSaysComesBackAsItsSettings(t *testing.T) {
 		{},
 		{MaxConns: 7, ConnectTimeout: -1, Idle: -1, HalfClose: time.Second, Balance: "least", Permanent: true},
 		{Idle: 90 * time.Second},
+		{Balance: "fanout", Rate: 1000, Pass: model.PassRights, Allow: mustRules(t, "10.0.0.0/8 ::1 uid:0 gid:100")},
 	} {
 		var back model.RelaySpec
 		require.NoError(t, settingsOf(spec).apply(&back))
@@ -85,9 +108,19 @@ func TestSettingsOutOfRangeAreRefused(t *testing.T) {
 	for name, s := range map[string]relaySettings{
 		"no sessions": {MaxConns: n(0)}, "negative sessions": {MaxConns: n(-1)}, "too many": {MaxConns: n(1 << 40)},
 		"idle": {Idle: n(-2)}, "connect": {ConnectTimeout: n(-5)}, "half": {HalfClose: n(-9)},
+		"no rate": {Rate: n(0)}, "negative rate": {Rate: n(-1)},
+		"a list of nobody": {Allow: []string{}}, "no rule": {Allow: []string{""}}, "half a rule": {Allow: []string{"10.0.0.0/8", "uid:"}},
+		"too many rules": {Allow: make([]string, model.MaxAllow+1)},
 	} {
 		require.ErrorIs(t, s.apply(&model.RelaySpec{}), families.ErrSyntax, name)
 	}
+}
+
+func mustRules(tb testing.TB, texts string) []model.Allow {
+	tb.Helper()
+	rules, err := allowRules(strings.Fields(texts))
+	require.NoError(tb, err)
+	return rules
 }
 
 func TestUnixEndpointsAreMadeAbsolute(t *testing.T) {

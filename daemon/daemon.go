@@ -34,6 +34,8 @@ type Options struct {
 	Files []File
 	// Callers counts the connections to the control socket, for Status; may be nil.
 	Callers func() int64
+	// Loops is how many event loops the relays have; see relay.Options.
+	Loops int
 }
 
 // File is a descriptor under a name, as systemd hands it over.
@@ -87,7 +89,7 @@ func New(o Options) (*Daemon, error) {
 	d.table.init()
 	d.handed.init(o.Families, o.Files)
 	d.config.init()
-	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket})
+	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket, Loops: o.Loops})
 	d.captures = capture.New(o.Log)
 	return d, nil
 }

@@ -52,6 +52,19 @@ func (t *taken) pending() pushback {
 	return t.back
 }
 
+// Leftover gives the socket itself and what came back, as one piece, to somebody who
+// puts it in front: for streams, whose pieces have no borders.
+func (t *taken) Leftover() (families.Socket, []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var rest []byte
+	for _, p := range t.back.pieces {
+		rest = append(rest, p.data...)
+	}
+	t.back = pushback{}
+	return t.Socket, rest
+}
+
 // Recv gives what came back, then what the socket has.
 func (t *taken) Recv(m *families.Msg) error {
 	t.mu.Lock()

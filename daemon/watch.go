@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sockd/sockd/families/model"
@@ -16,6 +17,8 @@ const watchQueue = 1024
 
 // feed tells watchers of changes. It never makes anybody wait.
 type feed struct {
+	count atomic.Int64 // of watchers
+
 	mu       sync.Mutex // guards watchers
 	watchers map[*watcher]struct{}
 }
@@ -37,6 +40,7 @@ func (f *feed) enter() *watcher {
 		f.watchers = map[*watcher]struct{}{}
 	}
 	f.watchers[w] = struct{}{}
+	f.count.Store(int64(len(f.watchers)))
 	return w
 }
 
@@ -44,6 +48,7 @@ func (f *feed) leave(w *watcher) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.watchers, w)
+	f.count.Store(int64(len(f.watchers)))
 }
 
 // all are the watchers of now.
@@ -86,21 +91,20 @@ func (w *watcher) take() []model.Event {
 
 // Emit tells the watchers of a change. It never blocks.
 func (d *Daemon) Emit(e model.Event) {
-	watchers := d.feed.all()
-	if len(watchers) == 0 {
-		return
-	}
 	if e.Time.IsZero() {
 		e.Time = time.Now().UTC()
 	}
-	for _, w := range watchers {
+	for _, w := range d.feed.all() {
 		w.offer(e)
 	}
 }
 
+// Watched tells whether anybody would hear of a change.
+func (d *Daemon) Watched() bool { return d.feed.count.Load() > 0 }
+
 // emit tells of one object; it is written as JSON only when somebody watches.
 func (d *Daemon) emit(event, kind string, id model.ID, cause string, object any) {
-	if len(d.feed.all()) > 0 {
+	if d.Watched() {
 		d.Emit(describe(event, kind, id, cause, object))
 	}
 }

@@ -103,6 +103,15 @@ type Adopter interface {
 	Adopt(fd int) (Socket, error)
 }
 
+// Plain is a Family whose Open without options is socket(2) of its Domain and nothing
+// more, so that an engine may make the call itself, for a bare descriptor. What wraps
+// a Family to open sockets in another way has no such method.
+type Plain interface {
+	Adopter
+	// Plain does nothing: having it is the promise.
+	Plain()
+}
+
 // Resolver is a Family with host names.
 type Resolver interface {
 	// Resolve is ParseAddr with names looked up. The addresses are to be tried

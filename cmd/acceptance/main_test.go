@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,10 +56,17 @@ type sockd struct {
 	socket string
 	cmd    *exec.Cmd
 	log    *lockedBuffer
+	ended  bool // by goroutines
 }
 
 // start runs sockd and waits until its control socket accepts.
 func start(t *testing.T, ns *familytest.NS) *sockd {
+	t.Helper()
+	return startBy(t, ns)
+}
+
+// startBy is start by a command that becomes sockd: the rest of its arguments.
+func startBy(t *testing.T, ns *familytest.NS, by ...string) *sockd {
 	t.Helper()
 	familytest.Need(t, familytest.Root())
 	bin, err := programs()
@@ -66,7 +74,8 @@ func start(t *testing.T, ns *familytest.NS) *sockd {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "config"), 0o755))
 	s := &sockd{t: t, ns: ns, bin: bin, dir: dir, socket: filepath.Join(dir, "control"), log: &lockedBuffer{}}
-	s.cmd = s.command(filepath.Join(bin, "sockd"), "--socket", s.socket, "--config", filepath.Join(dir, "config"), "--state", filepath.Join(dir, "state"))
+	line := append(by, filepath.Join(bin, "sockd"), "--socket", s.socket, "--config", filepath.Join(dir, "config"), "--state", filepath.Join(dir, "state"))
+	s.cmd = s.command(line[0], line[1:]...)
 	s.cmd.Stderr = s.log
 	require.NoError(t, s.cmd.Start())
 	t.Cleanup(s.stop)
@@ -81,6 +90,9 @@ func start(t *testing.T, ns *familytest.NS) *sockd {
 }
 
 func (s *sockd) stop() {
+	if s.ended {
+		return
+	}
 	_ = s.cmd.Process.Signal(os.Interrupt) // it may be gone already
 	done := make(chan error, 1)
 	go func() { done <- s.cmd.Wait() }()
@@ -93,6 +105,22 @@ func (s *sockd) stop() {
 		_ = s.cmd.Process.Kill()
 		s.t.Errorf("sockd did not end within %v of SIGINT\n%s", patience, s.log)
 	}
+}
+
+// goroutines ends the daemon by SIGQUIT and counts those in its last words.
+func (s *sockd) goroutines() (n int) {
+	s.t.Helper()
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGQUIT))
+	s.ended = true
+	var exit *exec.ExitError
+	require.ErrorAs(s.t, s.cmd.Wait(), &exit) // 2, as Go's runtime ends
+	for line := range strings.Lines(s.log.String()) {
+		if strings.HasPrefix(line, "goroutine ") {
+			n++
+		}
+	}
+	require.Positive(s.t, n, "SIGQUIT prints every goroutine")
+	return n
 }
 
 // command is a command in the daemon's namespace.
@@ -169,15 +197,26 @@ func (s *sockd) descriptors() int {
 // resident is the daemon's resident memory in bytes.
 func (s *sockd) resident() int64 {
 	s.t.Helper()
+	return s.status("VmRSS: %d kB") << 10
+}
+
+// threads is how many threads the daemon has.
+func (s *sockd) threads() int {
+	s.t.Helper()
+	return int(s.status("Threads: %d"))
+}
+
+// status is the number in a line of /proc/PID/status, given as for Sscanf.
+func (s *sockd) status(format string) (n int64) {
+	s.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	require.NoError(s.t, err)
 	for _, line := range strings.Split(string(b), "\n") {
-		var kb int64
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kb); err == nil {
-			return kb << 10
+		if _, err := fmt.Sscanf(line, format, &n); err == nil {
+			return n
 		}
 	}
-	s.t.Fatal("no VmRSS in /proc/PID/status")
+	s.t.Fatalf("no line %q in /proc/PID/status", format)
 	return 0
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -113,12 +114,22 @@ func serve(ctx context.Context, e env, s settings) error {
 		ControlSocket: path, ConfigDirs: s.dirs, StateDir: s.state,
 		Systemd: systemd.UnderSystemd(), Files: daemonFiles(rest),
 		Callers: func() int64 { return v.server.Stats().Conns },
+		Loops:   moreProcessors(),
 	})
 	if err != nil {
 		return errors.Join(err, control.Close(), closeFiles(rest))
 	}
 	v.server = ctl.NewServer(v.daemon, ctl.ServerOptions{Version: versionText(), Served: v.served, Starved: v.starved()})
 	return v.run(ctx)
+}
+
+// moreProcessors gives the Go scheduler twice the processors that the machine lets us
+// have, and returns how many those are: the relays' event loops, one each, hold on to
+// one while they wait for a moment, and everybody else shall find another.
+func moreProcessors() int {
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * n)
+	return n
 }
 
 func closeFiles(files []systemd.File) error {

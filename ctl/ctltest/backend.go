@@ -644,6 +644,9 @@ func (b *Backend) RelaySet(_ context.Context, _ model.Caller, ref string, change
 	set(&r.spec.Idle, change.Idle)
 	set(&r.spec.HalfClose, change.HalfClose)
 	set(&r.spec.Balance, change.Balance)
+	set(&r.spec.Allow, change.Allow)
+	set(&r.spec.Rate, change.Rate)
+	set(&r.spec.Pass, change.Pass)
 	return r.Relay, nil
 }
 

@@ -236,7 +236,7 @@ func readRelay(dirs []string, name, file string) (Relay, []Problem) {
 }
 
 // laterKeys are the words of INTERFACE that this version has not.
-var laterKeys = []string{"Allow", "Rate", "Pass", "Durable"}
+var laterKeys = []string{"Durable"}
 
 func (r *Relay) set(s setting) error {
 	r.lines[s.key] = s
@@ -257,11 +257,50 @@ func (r *Relay) set(s setting) error {
 		return setLimit(&spec.Idle, s.value)
 	case "HalfClose":
 		return setHalfClose(&spec.HalfClose, s.value)
+	case "Allow":
+		return addAllow(&spec.Allow, s.value)
+	case "Rate":
+		return setRate(&spec.Rate, s.value)
+	case "Pass":
+		spec.Pass = s.value
+		return nil
 	}
 	if slices.Contains(laterKeys, s.key) {
 		return fmt.Errorf("%s= is not in this version: %w", s.key, families.ErrNotSupported)
 	}
-	return unknownKey(s.key, "From=, To=, Balance=, MaxConns=, ConnectTimeout=, Idle= or HalfClose=")
+	return unknownKey(s.key, "From=, To=, Balance=, MaxConns=, ConnectTimeout=, Idle=, HalfClose=, Allow=, Rate= or Pass=")
+}
+
+// addAllow adds the rules of one line, with spaces between them; an empty value takes
+// back those before. A name becomes a number now, and is asked for again at the next
+// reading.
+func addAllow(to *[]model.Allow, value string) error {
+	if value == "" {
+		*to = nil
+		return nil
+	}
+	for _, word := range strings.Fields(value) {
+		a, err := model.ParseAllow(word)
+		if err != nil {
+			return err
+		}
+		*to = append(*to, a)
+	}
+	return nil
+}
+
+// setRate reads bytes a second; an empty value is no limit.
+func setRate(to *int64, value string) error {
+	*to = 0
+	if value == "" {
+		return nil
+	}
+	n, err := model.ParseSize(value)
+	if err == nil && n == 0 {
+		err = &families.SyntaxError{What: "rate", Text: value, Why: "want at least a byte a second"}
+	}
+	*to = n
+	return err
 }
 
 func (r *Relay) addTo(s setting) error {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -96,6 +97,29 @@ func TestKeysOfARelay(t *testing.T) {
 	require.Equal(t, []any{"", 0, time.Duration(0), time.Duration(0)}, []any{spec.Balance, spec.MaxConns, spec.Idle, spec.HalfClose})
 }
 
+func TestWhoMayComeInHowFastAndWithWhat(t *testing.T) {
+	for text, want := range map[string]string{
+		"Allow=10.0.0.0/8\nAllow=::1 uid:root\n":       "10.0.0.0/8 ::1 uid:0",
+		"Allow=10.0.0.0/8\nAllow=\nAllow=gid:5\n":      "gid:5",
+		"Allow=127.0.0.1 \\\n  127.0.0.2\n":            "127.0.0.1 127.0.0.2",
+		"Allow=10.0.0.0/8\nAllow=\n":                   "",
+		"Rate=1M\n":                                    "1048576",
+		"Rate=1M\nRate=\n":                             "",
+		"Pass=rights\n":                                "rights",
+		"Pass=rights\nPass=\n":                         "",
+		"Allow=uid:7\nRate=5\nPass=rights\nMaxConns=1": "uid:7 5 rights",
+	} {
+		c := Load(tree(t, map[string]string{"1/relays.d/web.conf": web + text}))
+		require.Empty(t, c.Problems, text)
+		spec := c.Relays[0].Spec
+		got := model.FormatAllow(spec.Allow)
+		if spec.Rate != 0 {
+			got += fmt.Sprintf(" %d", spec.Rate)
+		}
+		require.Equal(t, want, strings.TrimSpace(got+" "+spec.Pass), text)
+	}
+}
+
 func TestKeysOfTheDaemon(t *testing.T) {
 	c := Load(tree(t, map[string]string{"1/sockd.conf": "[Daemon]\nLogLevel=debug\nMaxSockets=7\n", "2/sockd.conf.d/x.conf": "[Daemon]\nLogLevel=warning\n"}))
 	require.Empty(t, c.Problems)
@@ -111,7 +135,11 @@ func TestProblemsNameFileAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, file, text, want string }{
 		{"an endpoint that does not parse", "relays.d/web.conf", "[Relay]\nFrom=tcp::80\nTo=nonsense\n", `relays.d/web.conf:3: endpoint "nonsense": column 1: want NETWORK:ADDRESS`},
 		{"an unknown key", "relays.d/web.conf", web + "\nListen=1\n", `relays.d/web.conf:5: key "Listen"`},
-		{"a key of a later version", "relays.d/web.conf", web + "Allow=10.0.0.0/8\n", `relays.d/web.conf:4: Allow= is not in this version: not supported`},
+		{"a key of a later version", "relays.d/web.conf", web + "Durable=yes\n", `relays.d/web.conf:4: Durable= is not in this version: not supported`},
+		{"a rule that is none", "relays.d/web.conf", web + "Allow=10.0.0.0/8 nobody\n", `relays.d/web.conf:4: allow "nobody": want a network`},
+		{"a user that is not there", "relays.d/web.conf", web + "Allow=uid:nosuchuser\n", `relays.d/web.conf:4: allow "uid:nosuchuser": there is no user "nosuchuser"`},
+		{"no rate", "relays.d/web.conf", web + "Rate=0\n", `relays.d/web.conf:4: rate "0": want at least a byte a second`},
+		{"a rate that is none", "relays.d/web.conf", web + "Rate=fast\n", `relays.d/web.conf:4: size "fast"`},
 		{"another section", "relays.d/web.conf", web + "[Daemon]\n", `relays.d/web.conf:4: section [Daemon]: this file has [Relay] only`},
 		{"no section", "relays.d/web.conf", "From=tcp::80\n", `relays.d/web.conf:1: "From=tcp::80" stands before [Relay]`},
 		{"no equals sign", "relays.d/web.conf", web + "Balance\n", `relays.d/web.conf:4: "Balance": want Key=Value`},
@@ -249,6 +277,7 @@ func TestDefaultDirs(t *testing.T) {
 func FuzzRelayFile(f *testing.F) {
 	for _, s := range []string{
 		web, web + "Balance=least\nMaxConns=5\nConnectTimeout=500ms\nIdle=none\nHalfClose=1m\n",
+		web + "Balance=fanout\nAllow=10.0.0.0/8 ::ffff:1.2.3.4 uid:0\nAllow=gid:root\nRate=1.5M\nPass=rights\n",
 		"[Relay]\nFrom=unix:@a\\x5c\nTo=unix:@b \\\n\nTo=tcp:x:1,a=b\\,c\n", "[Relay]\nFrom=\\\n", "[Relay", "\\", "[Relay]\n\\\n=\n", "[Relay]\nTo=unix:@\\x20\nFrom=udp:\\x0a\n",
 	} {
 		f.Add(s)

@@ -41,6 +41,15 @@ func Format(spec model.RelaySpec) string {
 	if spec.HalfClose > 0 {
 		add("HalfClose", model.FormatDuration(spec.HalfClose))
 	}
+	for _, a := range spec.Allow { // a line each: a file's line is bounded
+		add("Allow", a.String())
+	}
+	if spec.Rate > 0 {
+		add("Rate", model.FormatSize(spec.Rate))
+	}
+	if spec.Pass != "" {
+		add("Pass", spec.Pass)
+	}
 	text, _ := io.ReadAll(unit.Serialize(opts)) // it reads memory
 	return string(text)
 }

@@ -6,16 +6,80 @@ import (
 	"time"
 
 	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/ksock"
 )
 
-// acceptor is a FROM that listens: each connection is a session.
-type acceptor struct{ socket }
+// acceptor is a FROM that listens: each connection is a session. Where the listening
+// description is the daemon's alone, a shard accepts by itself (see door);
+// else a goroutine does.
+type acceptor struct {
+	socket
+	door *door // nil: a goroutine accepts
+}
+
+// newAcceptor makes FROM of a listening socket. plain tells that its connections are
+// streams as they are, and more than one.
+func newAcceptor(e *Engine, s socket, plain bool) (*acceptor, error) {
+	a := &acceptor{socket: s}
+	// A unix path is removed by its socket's Close, so that socket stays.
+	if !plain || s.kind != kindStream || s.adopted || s.id != 0 || s.sock.Info().Family == "local" {
+		return a, nil
+	}
+	d, err := newDoor(e, s.sock)
+	if errors.Is(err, families.ErrNotSupported) {
+		return a, nil // a socket that is no descriptor
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.door = d
+	return a, nil
+}
 
 func (a *acceptor) endless() bool { return false }
+
+// close lets go of the listener.
+func (a *acceptor) close() {
+	if a.door == nil {
+		a.socket.close()
+		return
+	}
+	if a.released.Swap(true) {
+		return
+	}
+	if a.name == "" || !a.giveBack() {
+		a.door.fd.Close()
+	}
+}
+
+// giveBack returns systemd's listener.
+func (a *acceptor) giveBack() bool {
+	s, err := a.door.refit()
+	if err != nil {
+		return false
+	}
+	a.host.GiveBack(a.name, s)
+	return true
+}
+
+// relisten changes the length of the queue.
+func (a *acceptor) relisten(backlog int) error {
+	if a.door != nil {
+		return a.door.fd.Listen(backlog)
+	}
+	l, err := families.As[families.Listener](a.sock)
+	if err != nil {
+		return err
+	}
+	return l.Listen(backlog)
+}
 
 // serve accepts while there is room: beyond the bound, clients wait in the
 // listener's queue, and beyond that in their own connect.
 func (a *acceptor) serve(r *relay) error {
+	if a.door != nil {
+		return a.door.serve(r)
+	}
 	l, err := families.As[families.Listener](a.sock)
 	if err != nil {
 		return err
@@ -37,11 +101,12 @@ func (a *acceptor) serve(r *relay) error {
 		r.unclaim()
 		switch {
 		case isAgain(err):
-			err = a.idle(r)
+			r.setState(stateListening, "")
+			err = a.sock.Wait(r.ctx, families.Readable)
 		case outOfDescriptors(err):
 			r.lost.add(causeDescriptors, 1)
 			r.setState(stateWaiting, err.Error())
-			err = a.backOff(r, &pause)
+			err = r.backOff(&pause)
 		case passing(err):
 			err = nil
 		}
@@ -67,8 +132,41 @@ func (a *acceptor) only(r *relay) error {
 
 // begin makes a session of a connection.
 func (a *acceptor) begin(r *relay, c families.Socket) {
-	s := newSession(r, r.holdPlan(), newLeg(c, a.kind))
-	r.begin(s, s.run)
+	p := r.holdPlan()
+	switch {
+	case (a.kind != kindStream || p.own.framing != "") && !r.lets(p, c):
+		p.release()
+		r.lost.add(causeDenied, 1)
+		newLeg(c, a.kind).abort()
+		r.unclaim()
+	case a.kind != kindStream:
+		s := newSession(r, p, newLeg(c, a.kind))
+		r.begin(s, s.run)
+	case p.own.framing != "":
+		s := newSession(r, p, framedLeg(c, p.own.framing, c.Info().Family == "local"))
+		r.begin(s, s.run)
+	default:
+		r.beginStream(p, c)
+	}
+}
+
+// beginStream makes a stream of a connection that was accepted.
+func (r *relay) beginStream(p *plan, c families.Socket) {
+	s := newStream(r, p, r.eng.pick())
+	s.peerText = newLeg(c, kindStream).text
+	if !p.fast() || p.own.proxy != "" || len(p.allow) > 0 {
+		(&prologue{s: s, from: c, own: true}).begin()
+		return
+	}
+	local := c.Info().Family == "local"
+	fd, err := ksock.Detach(c)
+	r.enter(s)
+	if err != nil {
+		_ = c.Close() // it cannot be had
+		s.end(err)
+		return
+	}
+	s.sh.do(func() { s.beginFast(fd, local) })
 }
 
 // waitRoom claims room for a session, however long that takes.
@@ -84,16 +182,10 @@ func (a *acceptor) waitRoom(r *relay) error {
 	return nil
 }
 
-// idle waits for a client.
-func (a *acceptor) idle(r *relay) error {
-	r.setState(stateListening, "")
-	return a.sock.Wait(r.ctx, families.Readable)
-}
-
 // backOff waits until a descriptor may be free: a session's end, or some time.
 // Until then the connection stays in the queue, where poll would find it again
 // and again.
-func (a *acceptor) backOff(r *relay, pause *time.Duration) error {
+func (r *relay) backOff(pause *time.Duration) error {
 	t := time.NewTimer(*pause)
 	defer t.Stop()
 	*pause = min(2**pause, latestRetry)
@@ -144,11 +236,16 @@ func (o *once) serve(r *relay) error {
 		p.release()
 		return err
 	}
-	o.begin(r, p, to)
-	if o.kind == kindPacket {
+	switch o.leg.kind { // a framed stream has a leg of messages
+	case kindPacket:
+		o.begin(r, p, to)
 		r.works()
-	} else {
+	case kindStream:
+		o.beginStream(r, p, to)
 		r.setState(stateDraining, "") // nobody else can come
+	default:
+		o.begin(r, p, to)
+		r.setState(stateDraining, "")
 	}
 	<-r.ctx.Done()
 	return r.ctx.Err()
@@ -169,6 +266,17 @@ func (o *once) begin(r *relay, p *plan, to *leg) (s *session, done <-chan struct
 		s.runDialled()
 	})
 	return s, over
+}
+
+// beginStream is begin for a connected stream.
+func (o *once) beginStream(r *relay, p *plan, to *leg) {
+	r.mu.Lock()
+	r.busy++
+	r.mu.Unlock()
+	s := newStream(r, p, r.eng.pick())
+	s.peerText = o.leg.text
+	o.handed()
+	(&prologue{s: s, from: o.leg.sock, known: true, to: to}).begin()
 }
 
 // dial tries again and again: the backend may start after the relay.

@@ -13,6 +13,9 @@ import (
 // build opens FROM and makes a relay that can be started. On error nothing is
 // left open, and what was taken has gone back.
 func (e *Engine) build(ctx context.Context, id model.ID, name string, spec model.RelaySpec) (*relay, error) {
+	if err := e.openShards(); err != nil {
+		return nil, err
+	}
 	p, err := e.newPlan(ctx, spec, spec.ToDirs)
 	if err != nil {
 		return nil, err
@@ -43,7 +46,7 @@ func (e *Engine) newPlan(ctx context.Context, spec model.RelaySpec, dirs []model
 	if err != nil {
 		return nil, err
 	}
-	if err := p.own(dirs); err != nil {
+	if err := p.keep(dirs); err != nil {
 		p.release()
 		return nil, err
 	}
@@ -52,6 +55,7 @@ func (e *Engine) newPlan(ctx context.Context, spec model.RelaySpec, dirs []model
 			p.release()
 			return nil, err
 		}
+		b.fast, b.udp = e.fastTargetOf(b), e.udpTargetOf(b)
 	}
 	return p, nil
 }
@@ -77,7 +81,11 @@ func (e *Engine) tryOptions(ctx context.Context, b *backend) error {
 // assemble checks what is known only now, takes an id: that is TO, and dials
 // where a failure is better told at once.
 func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s socket) (*relay, error) {
-	if err := checkAlone(sideOf(spec.From, s.kind)); err != nil {
+	from := sideOfSocket(spec.From, s.sock.Info())
+	if err := checkFrom(from, spec); err != nil {
+		return nil, err
+	}
+	if err := checkArrival(from, s.state, spec.Allow); err != nil {
 		return nil, err
 	}
 	if err := e.takeTo(spec, p); err != nil {
@@ -85,8 +93,8 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	}
 	r := &relay{
 		eng: e, spec: bare(spec), current: p, state: stateListening,
-		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]*session{},
-		from: sideOf(spec.From, s.kind),
+		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]conversation{},
+		from: from, pace: [2]*bucket{newBucket(spec.Rate), newBucket(spec.Rate)},
 	}
 	if err := r.checkPairs(p); err != nil {
 		return nil, err
@@ -94,7 +102,7 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	if err := e.checkBound(spec, s); err != nil {
 		return nil, err
 	}
-	f, err := newFront(s, spec.From, lasts(s, p))
+	f, err := e.newFront(s, spec.From, p)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +145,11 @@ func (e *Engine) takeTo(spec model.RelaySpec, p *plan) error {
 	}
 	i := s.Info()
 	b.give(s, kindOf(i.Family, i.Type))
-	return checkGiven(sideOf(b.end, b.kind), i)
+	to := sideOfSocket(spec.To[0], i)
+	if spec.Pass != "" && !to.unix {
+		return passReason(to.word)
+	}
+	return checkGiven(to, i)
 }
 
 // checkGiven refuses an open socket as TO that has nobody at its other end.
@@ -166,9 +178,20 @@ func (e *Engine) undoGiven(spec model.RelaySpec, p *plan) {
 	}
 }
 
+// fromBy is FROM with the options that a plan gives it.
+func (r *relay) fromBy(p *plan) side {
+	s := r.from
+	s.framed, s.proxy = p.own.framing != "", p.own.proxy
+	return s
+}
+
 func (r *relay) checkPairs(p *plan) error {
 	for _, b := range p.backends {
-		if err := checkPair(r.from, sideOf(b.end, b.kind)); err != nil {
+		to := b.side()
+		if err := checkPair(r.fromBy(p), to); err != nil {
+			return err
+		}
+		if err := checkFanout(p.balance, to); err != nil {
 			return err
 		}
 	}
@@ -222,5 +245,6 @@ func bare(spec model.RelaySpec) model.RelaySpec {
 	spec.FromFD, spec.ToDirs = model.NoFD, nil
 	spec.To = slices.Clone(spec.To)
 	spec.Groups = slices.Clone(spec.Groups)
+	spec.Allow = slices.Clone(spec.Allow)
 	return spec
 }

@@ -39,6 +39,9 @@ func (r *relay) retarget(spec model.RelaySpec, dirs []model.DirFD, keep bool) er
 		return err
 	}
 	old.release()
+	for _, b := range r.pace {
+		b.setRate(spec.Rate)
+	}
 	r.signal()
 	r.emit("changed", "")
 	return nil
@@ -66,12 +69,21 @@ func (r *relay) swap(spec model.RelaySpec, p *plan) (*plan, error) {
 	}
 	old := r.current
 	r.current, r.spec, r.failure = p, bare(spec), ""
+	for _, b := range r.pace {
+		b.setRate(spec.Rate)
+	}
 	return old, nil
 }
 
 func (r *relay) checkNewPlan(spec model.RelaySpec, p *plan) error {
 	if p.single() {
 		return &ReasonError{Reason: fmt.Sprintf("%s is one connection and the relay has sessions", spec.To[0]), Next: "remove it and add another"}
+	}
+	if err := checkFrom(r.fromBy(p), spec); err != nil {
+		return err
+	}
+	if _, udp := r.front.(*udpFront); udp && !udpOnly(p) {
+		return &ReasonError{Reason: fmt.Sprintf("%s relays udp to udp, and %s is something else", r.name, spec.To[0]), Next: "remove it and add another"}
 	}
 	return r.checkPairs(p)
 }
@@ -86,7 +98,7 @@ func (p *plan) inherit(old *plan, keep bool) error {
 			}
 			b.busy, b.first = o.busy, o.seen()
 			if keep && b.dir == nil && o.dir != nil {
-				if err := withFD(o.dir, func(fd int) error { return b.own(fd, o.name) }); err != nil {
+				if err := withFD(o.dir, func(fd int) error { return b.keep(fd, o.name) }); err != nil {
 					return err
 				}
 			}
@@ -110,11 +122,7 @@ func (r *relay) relisten(from families.Endpoint) error {
 			return err
 		}
 	}
-	l, err := families.As[families.Listener](a.sock)
-	if err != nil {
-		return err
-	}
-	return l.Listen(own.backlog)
+	return a.relisten(own.backlog)
 }
 
 // copySpec is what the relay runs by, the caller's to change.
@@ -126,7 +134,7 @@ func (r *relay) copySpec() model.RelaySpec {
 	return spec
 }
 
-func (r *relay) session(id model.ID) *session {
+func (r *relay) session(id model.ID) conversation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.sessions[id]

@@ -32,16 +32,35 @@ func (e *ReasonError) Unwrap() error { return families.ErrNotSupported }
 
 // side is one end of a pair: the words that the user wrote and what is known.
 type side struct {
-	word string // "tcp", "id:7"
-	kind kind
+	word   string // "tcp", "id:7"
+	kind   kind
+	unix   bool   // its peers are of this host, and may send descriptors
+	framed bool   // it has framing=
+	proxy  string // what its proxy= says
 }
 
 func sideOf(e families.Endpoint, k kind) side {
+	s := side{word: e.Network, kind: k, unix: isUnix(e.Network), framed: hasOption(e, "framing")}
 	if e.Network == families.NetworkID || e.Network == families.NetworkFD {
-		return side{word: e.Network + ":" + families.Escape(e.Address), kind: k}
+		s.word = e.Network + ":" + families.Escape(e.Address)
 	}
-	return side{word: e.Network, kind: k}
+	for _, o := range e.Options {
+		if o.Name == "proxy" {
+			s.proxy = o.Value
+		}
+	}
+	return s
 }
+
+// sideOfSocket is sideOf with what the socket itself tells.
+func sideOfSocket(e families.Endpoint, i families.Info) side {
+	s := sideOf(e, kindOf(i.Family, i.Type))
+	s.unix = i.Family == localFamily
+	return s
+}
+
+// messages tells whether what passes this end has borders.
+func (s side) messages() bool { return s.kind != kindStream || s.framed }
 
 // checkPair is the table of what can be joined to what. An unknown kind passes:
 // it is asked again when the socket is there.
@@ -54,21 +73,45 @@ func checkPair(from, to side) error {
 	if from.kind == kindUnknown || to.kind == kindUnknown {
 		return nil
 	}
-	if (from.kind == kindStream) != (to.kind == kindStream) {
-		stream, messages := from, to
-		if to.kind == kindStream {
-			stream, messages = to, from
-		}
+	if from.messages() == to.messages() {
+		return nil
+	}
+	stream, messages := from, to
+	if from.messages() {
+		stream, messages = to, from
+	}
+	if messages.kind == kindStream {
 		return &ReasonError{
-			Reason: fmt.Sprintf("%s to %s: %s is a stream without the message borders that %s has", from.word, to.word, stream.word, messages.word),
-			Next:   "framing= would give it some and is not in this version, so join streams to streams and messages to messages",
+			Reason: fmt.Sprintf("%s to %s: %s has framing= and %s is a stream without message borders", from.word, to.word, messages.word, stream.word),
+			Next:   "give framing= to both or to neither",
 		}
 	}
-	return nil
+	return &ReasonError{
+		Reason: fmt.Sprintf("%s to %s: %s is a stream without the message borders that %s has", from.word, to.word, stream.word, messages.word),
+		Next:   "give it some with framing=u16be, a length in front of each message",
+	}
 }
 
-// checkAlone refuses what no relay can carry, whatever the other end is.
+// checkAlone refuses what no relay can carry, whatever the other end is, and options
+// that an open socket turns out not to have.
 func checkAlone(s side) error {
+	switch {
+	case s.kind == kindUnknown:
+		return nil
+	case s.framed && s.kind != kindStream:
+		return &ReasonError{Reason: fmt.Sprintf("%s: framing= is for streams, and this has messages", s.word), Next: "leave it out"}
+	case s.proxy != "" && !s.takesProxy():
+		return &ReasonError{Reason: fmt.Sprintf("%s: proxy=%s is for streams%s", s.word, s.proxy, map[bool]string{true: " and udp"}[s.proxy != proxyV1]), Next: "leave it out"}
+	}
+	return checkKind(s)
+}
+
+func (s side) takesProxy() bool {
+	return s.kind == kindStream || s.kind == kindDgram && !s.unix && s.proxy != proxyV1
+}
+
+// checkKind refuses the kinds that can be neither FROM nor TO.
+func checkKind(s side) error {
 	switch s.kind {
 	case kindRaw:
 		return &ReasonError{
@@ -123,6 +166,9 @@ func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
 		}
 	}
 	add("Balance", 0, checkBalance(spec.Balance))
+	add("Allow", 0, checkAllowCount(spec.Allow))
+	add("Rate", 0, checkRate(spec.Rate))
+	add("Pass", 0, checkPassWord(spec.Pass))
 	fromKind, whole := kindUnknown, spec.From.Network != ""
 	if whole {
 		var err error
@@ -132,6 +178,10 @@ func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
 		add("From", 0, err)
 		whole = err == nil
 	}
+	if whole {
+		add("Allow", 0, checkAllow(sideOf(spec.From, fromKind), spec.Allow))
+		add("Pass", 0, checkPass(spec))
+	}
 	for i, to := range spec.To {
 		toKind, err := e.checkEndpoint(to, sideTo)
 		if err == nil {
@@ -139,6 +189,9 @@ func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
 		}
 		if err == nil && whole {
 			err = e.checkTarget(spec, to, fromKind, toKind)
+		}
+		if err == nil {
+			err = checkBranch(spec.Balance, to, toKind)
 		}
 		add("To", i, err)
 	}
@@ -196,12 +249,10 @@ func checkCompany(tos []families.Endpoint) (i int, err error) {
 
 func checkBalance(balance string) error {
 	switch balance {
-	case "", balanceRoundrobin, balanceLeast, balanceFailover:
+	case "", balanceRoundrobin, balanceLeast, balanceFailover, balanceFanout:
 		return nil
-	case "fanout":
-		return &ReasonError{Reason: "balance fanout is not in this version", Next: "use roundrobin, least or failover"}
 	}
-	return &families.SyntaxError{What: "balance", Text: balance, Why: "want roundrobin, least or failover"}
+	return &families.SyntaxError{What: "balance", Text: balance, Why: "want roundrobin, least, failover or fanout"}
 }
 
 // checkEndpoint reads one endpoint without looking anything up.

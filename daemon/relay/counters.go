@@ -27,10 +27,16 @@ const (
 	causeBusy                     // no room for one more session
 	causeEnded                    // messages that were in hand when their session ended
 	causeDial                     // what found no backend: connections, and datagrams that waited for one
+	causeTorn                     // a frame of a stream that ended inside of it, or was longer than the bound
+	causeBranchFull               // of a fanout: a message that one branch had no room for
+	causeNoHeader                 // datagrams without the PROXY header that proxy=accept wants
+	causeDenied                   // connections and datagrams of those whom --allow does not let in
 
-	causeFiles       // descriptors that came with unix messages, which are not passed on
+	causeFiles       // descriptors that came with unix messages and were not passed on
+	causeBranchCut   // branches of a fanout that loss=disconnect has ended
 	causeEvicted     // datagram sessions that made room for another one
 	causeDescriptors // times that accept found no descriptor free
+	causeUntold      // errors of the network that a datagram's sender was not told
 	causeKernel      // messages that the kernel dropped from a full queue
 	numCauses
 )
@@ -48,9 +54,15 @@ var causeNames = [numCauses]string{
 	causeBusy:        "busy",
 	causeEnded:       "ended",
 	causeDial:        "dial",
+	causeTorn:        "torn",
+	causeBranchFull:  "branch_full",
+	causeBranchCut:   "branch_cut",
+	causeNoHeader:    "no_header",
+	causeDenied:      "denied",
 	causeFiles:       "files",
 	causeEvicted:     "evicted",
 	causeDescriptors: "no_descriptors",
+	causeUntold:      "untold",
 	causeKernel:      "kernel",
 }
 
@@ -66,6 +78,8 @@ type flow struct {
 	inMessages, outMessages, lostMs atomic.Int64
 	// waits tells that the pump waits for its sink to take more.
 	waits atomic.Bool
+	// paced tells that the pump waits for the relay's rate.
+	paced atomic.Bool
 }
 
 func (f *flow) received(n int) {
@@ -109,13 +123,16 @@ type tally struct {
 }
 
 // take adds a session's counters, and what the kernel dropped from its TO's queue.
-func (t *tally) take(s *session) {
+func (t *tally) take(c conversation) {
+	s := c.common()
 	t.rx += s.rx.outBytes.Load()
 	t.tx += s.tx.outBytes.Load()
 	t.takeLosses(&s.lost)
-	if to := s.dialled(); to != nil {
-		t.lost[causeKernel] += int64(kernelDrops(to.sock))
+	if s, ok := c.(*session); ok {
+		t.takeInside(s.from)
+		t.takeInside(s.dialled())
 	}
+	t.lost[causeKernel] += int64(c.kernelDrops())
 }
 
 // kernelDrops is what the kernel dropped from a socket's full queue, also when

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/ksock"
@@ -50,12 +51,17 @@ type dialer struct {
 func (d *dialer) dial(ctx context.Context, p *plan) (*leg, error) {
 	p.hold()
 	defer p.release()
+	if p.balance == balanceFanout {
+		return d.dialFan(ctx, p)
+	}
 	var last error
 	for _, b := range p.order() {
 		l, err := d.dialBackend(ctx, p, b)
 		if err == nil {
+			b.back()
 			return l, nil
 		}
+		b.away()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -66,11 +72,8 @@ func (d *dialer) dial(ctx context.Context, p *plan) (*leg, error) {
 
 // dialBackend dials one TO within the connect timeout.
 func (d *dialer) dialBackend(ctx context.Context, p *plan, b *backend) (*leg, error) {
-	if p.connectTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, p.connectTimeout, fmt.Errorf("no connection within %v: %w", p.connectTimeout, syscall.ETIMEDOUT))
-		defer cancel()
-	}
+	ctx, cancel := withLimit(ctx, p.connectTimeout, "no connection")
+	defer cancel()
 	// The session counts from here on, so that "least" sees dials under way.
 	b.busy.enter()
 	l, err := d.open(ctx, b)
@@ -81,8 +84,30 @@ func (d *dialer) dialBackend(ctx context.Context, p *plan, b *backend) (*leg, er
 		}
 		return nil, &DialError{To: b.text, Next: dialHint(b, err), Err: err}
 	}
-	l.active = b.busy
+	l.active, l.proxy, l.own = b.busy, b.own.proxy, b.end.Network != families.NetworkID
 	return l, nil
+}
+
+// withLimit bounds ctx by d, if it is a bound; what then did not come is in the cause.
+func withLimit(ctx context.Context, d time.Duration, missing string) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s within %v: %w", missing, d, syscall.ETIMEDOUT))
+}
+
+// dialRetry is dial for one session, again and again for as long as retry= allows.
+func (r *relay) dialRetry(ctx context.Context, p *plan) (*leg, error) {
+	until := time.Now().Add(p.retry())
+	for pause := soonestRedial; ; pause = min(2*pause, latestRedial) {
+		l, err := r.dial(ctx, p)
+		if err == nil || ctx.Err() != nil || time.Now().Add(pause).After(until) {
+			return l, err
+		}
+		if !rest(ctx, pause) {
+			return nil, err
+		}
+	}
 }
 
 // dialHint says what would let the daemon reach a socket that it may not.
@@ -102,7 +127,7 @@ func (d *dialer) open(ctx context.Context, b *backend) (*leg, error) {
 		if s == nil {
 			return nil, fmt.Errorf("it is joined already: %w", syscall.EBUSY)
 		}
-		return givenLeg(s, b.kind)
+		return givenLeg(s, b)
 	}
 	targets, err := d.set.Resolve(ctx, b.end)
 	if err != nil {
@@ -112,7 +137,7 @@ func (d *dialer) open(ctx context.Context, b *backend) (*leg, error) {
 	for _, t := range targets {
 		s, err := d.openTarget(ctx, b, t)
 		if err == nil {
-			l := newLeg(s, b.kind)
+			l := b.own.legOn(s, b.kind)
 			l.text = textOf(b.end.Network, s.Info().Peer, b.text)
 			if b.kind == kindPacket {
 				err = l.becomePacket(t)
@@ -130,9 +155,9 @@ func (d *dialer) open(ctx context.Context, b *backend) (*leg, error) {
 }
 
 // givenLeg is a leg on a socket that was open already.
-func givenLeg(s families.Socket, k kind) (*leg, error) {
-	l := newLeg(s, k)
-	if k == kindPacket {
+func givenLeg(s families.Socket, b *backend) (*leg, error) {
+	l := b.own.legOn(s, b.kind)
+	if b.kind == kindPacket {
 		if err := l.becomePacket(families.Target{}); err != nil {
 			_ = s.Close() // the first error is the one to tell
 			return nil, err

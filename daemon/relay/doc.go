@@ -8,7 +8,7 @@
 // them. Each closes what it owns and waits for it: Engine.Close returns when no
 // goroutine and no descriptor of any relay is left.
 //
-//	Engine ─┬─ relay ─┬─ front     FROM: acceptor (connections), peers (datagrams), once (id:, packet)
+//	Engine ─┬─ relay ─┬─ front     FROM: acceptor (connections), udpFront (UDP to UDP), peers (other datagrams), once (id:, packet)
 //	        │         ├─ plan      TO: backends in the order to dial them, and bounds; replaced as a whole
 //	        │         └─ session ─┬─ leg FROM ──pump──► leg TO
 //	        │                     └─ leg FROM ◄──pump── leg TO
@@ -16,7 +16,8 @@
 //
 // Locks are taken in the order Engine, relay, session, peer, plan, and none is
 // held across a system call or a call of the Host (but Engine.replacing, which only
-// Replace takes).
+// Replace takes, and those of a udpFront and its sessions while a counter of the
+// kernel is read, which keeps the descriptor from being closed meanwhile).
 //
 // # How it ends
 //
@@ -33,10 +34,20 @@
 // cause each, and what the kernel drops from a full queue is one of them. A relay
 // keeps the sums of sessions that have ended.
 //
+// A framed stream counts messages, as their sender meant them: what stands around
+// one in the stream is not counted. A fanout's message is out when every branch has
+// it in its queue; each branch keeps books of its own from there on (see fanSocket).
+//
+// # Sockets that are none
+//
+// Two sockets of messages are none to the kernel: framedSocket is a stream with
+// framing=, on either side, and fanSocket is every TO of a relay with balance fanout.
+// Sessions do not know them from others.
+//
 // # What cannot be joined
 //
-// The table is checkPair: streams to streams, messages to messages; raw IP sockets
-// to nothing. Frames of a packet endpoint are messages; towards anything but a
+// The table is checkPair: streams to streams, messages to messages, where a stream
+// with framing= has messages; raw IP sockets to nothing. Frames of a packet endpoint are messages; towards anything but a
 // packet endpoint their checksums are completed and large ones cut (see
 // segmenter).
 package relay

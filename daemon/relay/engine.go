@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +33,8 @@ type Host interface {
 	GiveBack(name string, s families.Socket)
 	// Emit tells the watchers of a change. It never blocks.
 	Emit(model.Event)
+	// Watched tells whether anybody would hear it.
+	Watched() bool
 }
 
 // Options of an Engine.
@@ -40,6 +44,9 @@ type Options struct {
 	Log      *slog.Logger // nil: slog.Default
 	// ControlSocket is the path of sockd's own control socket, which is never a target.
 	ControlSocket string
+	// Loops is how many event loops there are; 0: GOMAXPROCS. Each keeps a processor of
+	// the Go scheduler while it waits for up to a millisecond.
+	Loops int
 }
 
 // Engine runs every relay of a daemon. Its methods may be called from any goroutine.
@@ -56,6 +63,11 @@ type Engine struct {
 	// names are those in use; 0 is one that is being added.
 	names  map[string]model.ID
 	closed bool
+	// shards are the event loops, begun with the first relay.
+	shards []*shard
+	turn   atomic.Uint32 // of pick
+
+	doorman *doorman
 }
 
 // New makes an engine without relays.
@@ -63,7 +75,56 @@ func New(o Options) *Engine {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}}
+	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}, doorman: newDoorman()}
+}
+
+// openShards starts the event loops, one a processor.
+func (e *Engine) openShards() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errEngineClosed
+	}
+	for len(e.shards) < cmp.Or(e.opts.Loops, runtime.GOMAXPROCS(0)) {
+		s, err := newShard()
+		if err != nil {
+			return fmt.Errorf("start the relays: %w", err)
+		}
+		e.shards = append(e.shards, s)
+	}
+	return nil
+}
+
+// allShards are the event loops. There are some when there is a relay.
+func (e *Engine) allShards() []*shard {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shards
+}
+
+// fewSessions is how many live sessions a shard keeps before it gives new ones away. A
+// second thread gains nothing while one has time, and makes each event wake another
+// processor; with many it gains a tenth.
+const fewSessions = 4
+
+// roomiest is the shard for a session that sh has accepted: itself while it has few,
+// else the one with the fewest.
+func (e *Engine) roomiest(sh *shard) *shard {
+	if sh.live.Load() < fewSessions {
+		return sh
+	}
+	for _, other := range e.allShards() {
+		if other.live.Load() < sh.live.Load() {
+			sh = other
+		}
+	}
+	return sh
+}
+
+// pick is the event loop for a session that none has accepted: each in turn.
+func (e *Engine) pick() *shard {
+	all := e.allShards()
+	return all[int(e.turn.Add(1))%len(all)]
 }
 
 // Add starts a relay. On success the engine owns spec's descriptors; on error
@@ -216,6 +277,9 @@ func changed(spec model.RelaySpec, c model.RelayChange) model.RelaySpec {
 	set(&spec.Idle, c.Idle)
 	set(&spec.HalfClose, c.HalfClose)
 	set(&spec.Balance, c.Balance)
+	set(&spec.Allow, c.Allow)
+	set(&spec.Rate, c.Rate)
+	set(&spec.Pass, c.Pass)
 	return spec
 }
 
@@ -287,7 +351,7 @@ func (e *Engine) Sessions() []model.Session {
 	out := []model.Session{}
 	for _, r := range e.all() {
 		for _, s := range r.list() {
-			out = append(out, s.model())
+			out = append(out, view(s))
 		}
 	}
 	slices.SortFunc(out, func(a, b model.Session) int { return cmp.Compare(a.ID, b.ID) })
@@ -332,5 +396,8 @@ func (e *Engine) Close() error {
 		r.drain(0)
 	}
 	e.work.Wait()
+	for _, s := range e.allShards() {
+		s.stop()
+	}
 	return nil
 }

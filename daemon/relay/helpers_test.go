@@ -87,6 +87,8 @@ func (h *host) Emit(e model.Event) {
 	h.moved = make(chan struct{})
 }
 
+func (h *host) Watched() bool { return true }
+
 // mustEvent waits for an event that matches.
 func (h *host) mustEvent(tb testing.TB, kind, event string, id model.ID) model.Event {
 	tb.Helper()

@@ -19,8 +19,12 @@ const (
 	kindRaw            // IP packets of one protocol
 )
 
-// packetFamily is the one family whose raw sockets are interfaces.
-const packetFamily = "packet"
+const (
+	// packetFamily is the one family whose raw sockets are interfaces.
+	packetFamily = "packet"
+	// localFamily is the one whose messages can carry descriptors.
+	localFamily = "local"
+)
 
 // kindOf tells the kind of a family's socket type.
 func kindOf(family string, t families.Type) kind {

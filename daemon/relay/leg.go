@@ -37,6 +37,10 @@ type leg struct {
 	mute bool
 	// pin keeps the inode open that peer names.
 	pin io.Closer
+	// proxy is the version of the PROXY header that this TO is sent, or "".
+	proxy string
+	// own: nobody else has a duplicate of the socket's description.
+	own bool
 	// active counts the sessions of this leg's backend, or is nil.
 	active *gauge
 
@@ -46,8 +50,12 @@ type leg struct {
 // close ends the leg in order: what was sent arrives, then the end.
 func (l *leg) close() { l.end(families.Socket.Close) }
 
-// abort ends the leg with a reset where the socket has one, else closes it.
+// abort ends the leg with a reset where the socket has one, else closes it. A leg that
+// is none needs no end.
 func (l *leg) abort() {
+	if l == nil {
+		return
+	}
 	l.end(func(s families.Socket) error {
 		if r, err := families.As[families.Resetter](s); err == nil {
 			return r.Reset()
@@ -94,7 +102,7 @@ func (l *leg) settle(ctx context.Context) {
 	defer cancel()
 	const soonest, latest = time.Millisecond, 20 * time.Millisecond
 	for pause := soonest; ; pause = min(2*pause, latest) {
-		n, err := ksock.Outq(l.sock)
+		n, err := outq(l.sock)
 		if err != nil || n == 0 || l.sock.Info().State == families.Closed || !rest(ctx, pause) {
 			return
 		}
@@ -140,7 +148,9 @@ func (l *leg) failedSend(err error) outcome {
 	switch {
 	case is(syscall.EMSGSIZE):
 		return lost(causeTooBig)
-	case is(syscall.ENOBUFS, syscall.ENOMEM):
+	case errors.Is(err, errNoBranch):
+		return lost(causeDial)
+	case is(syscall.ENOBUFS, syscall.ENOMEM, syscall.ETOOMANYREFS): // the last: of descriptors in flight
 		return lost(causeFull)
 	case is(syscall.EINVAL, syscall.EDESTADDRREQ):
 		return lost(causeInvalid)

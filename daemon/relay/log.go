@@ -34,7 +34,7 @@ func (t *throttle) pass(now time.Time) (hidden int, ok bool) {
 
 // logEnd logs a session's end: one that found no backend is a warning, one that
 // broke is worth knowing, and any other is detail.
-func (r *relay) logEnd(s *session, why error) {
+func (r *relay) logEnd(c conversation, why error) {
 	level := slog.LevelDebug
 	message := "session ended"
 	var dial *DialError
@@ -49,7 +49,8 @@ func (r *relay) logEnd(s *session, why error) {
 	if !r.eng.opts.Log.Enabled(ctx, level) {
 		return
 	}
-	attrs := []slog.Attr{slog.String("relay", r.name), slog.Int64("session", int64(s.id)), slog.String("peer", describe(s.from.text))}
+	peer, _ := c.parties()
+	attrs := []slog.Attr{slog.String("relay", r.name), slog.Int64("session", int64(c.common().id)), slog.String("peer", describe(peer))}
 	if why != nil {
 		attrs = append(attrs, slog.Any("err", why))
 	}

@@ -38,13 +38,13 @@ func TestEveryPairWorksOrSaysWhyNot(t *testing.T) {
 	}
 }
 
-// end is what stands at one side of a relay.
-type end struct {
+// party is what stands at one side of a relay.
+type party struct {
 	word  string // a network, or what kind of id:
 	class string
 }
 
-var ends = []end{
+var ends = []party{
 	{"tcp", "stream"}, {"tcp4", "stream"}, {"tcp6", "stream"}, {"unix", "stream"},
 	{"udp", "messages"}, {"udp4", "messages"}, {"udp6", "messages"}, {"unixgram", "messages"}, {"unixpacket", "messages"},
 	{"packet", "frames"},
@@ -60,14 +60,14 @@ const (
 )
 
 // reason is the line that refuses a pair, or "" for one that works.
-func reason(from, to end) string {
+func reason(from, to party) string {
 	f, t := from.said(fromID), to.said(toID)
 	for _, e := range []struct {
-		end
+		party
 		said string
 	}{{from, f}, {to, t}} {
 		if from.isID() && to.class == "raw" && !to.isID() {
-			e.end, e.said = to, t // what can be told before a socket is taken is told
+			e.party, e.said = to, t // what can be told before a socket is taken is told
 		}
 		if e.class == "raw" {
 			return e.said + ": a raw IP socket has no sessions and sees every packet of its protocol; relay whole frames with packet:IFNAME"
@@ -87,14 +87,14 @@ func reason(from, to end) string {
 		stream, messages = t, f
 	}
 	return fmt.Sprintf("%s to %s: %s is a stream without the message borders that %s has; "+
-		"framing= would give it some and is not in this version, so join streams to streams and messages to messages", f, t, stream, messages)
+		"give it some with framing=u16be, a length in front of each message", f, t, stream, messages)
 }
 
-func (e end) streams() bool { return e.class == "stream" || e.class == "listening" }
+func (e party) streams() bool { return e.class == "stream" || e.class == "listening" }
 
-func (e end) isID() bool { return strings.HasPrefix(e.word, "id ") }
+func (e party) isID() bool { return strings.HasPrefix(e.word, "id ") }
 
-func (e end) said(id int) string {
+func (e party) said(id int) string {
 	if e.isID() {
 		return fmt.Sprintf("id:%d", id)
 	}
@@ -140,7 +140,7 @@ type meeting struct {
 
 // endpointOf makes one side's address, with the socket behind it: a backend for
 // TO, an open socket for id:.
-func (m *meeting) endpointOf(e end, s whichSide) families.Endpoint {
+func (m *meeting) endpointOf(e party, s whichSide) families.Endpoint {
 	switch {
 	case e.isID():
 		return m.openID(e, s)
@@ -241,7 +241,7 @@ func (m *meeting) connected(ep families.Endpoint) (a, b families.Socket) {
 }
 
 // openID puts a socket into the daemon's table.
-func (m *meeting) openID(e end, s whichSide) families.Endpoint {
+func (m *meeting) openID(e party, s whichSide) families.Endpoint {
 	m.tb.Helper()
 	var mine, theirs families.Socket
 	name := map[whichSide]string{sideFrom: "idfrom", sideTo: "idto"}[s]
@@ -300,7 +300,7 @@ func (m *meeting) requireRefused(from, to families.Endpoint, why string) {
 }
 
 // requireTalk carries messages both ways through the relay.
-func (m *meeting) requireTalk(from, to end, f, b families.Endpoint) {
+func (m *meeting) requireTalk(from, to party, f, b families.Endpoint) {
 	m.tb.Helper()
 	s := model.RelaySpec{From: f, To: []families.Endpoint{b}, FromFD: model.NoFD}
 	require.NoError(m.tb, m.eng.Check(s))
@@ -399,7 +399,7 @@ func (m *meeting) requireBalanced() {
 	r, err := m.eng.relay(m.relay.ID)
 	require.NoError(m.tb, err)
 	for _, s := range r.list() {
-		for _, f := range []*flow{&s.rx, &s.tx} {
+		for _, f := range []*flow{&s.common().rx, &s.common().tx} {
 			familytest.Eventually(m.tb, "something is in flight for good", func() bool { return f.inFlight() == 0 })
 			require.Zero(m.tb, f.lostBytes.Load())
 			require.Positive(m.tb, f.outBytes.Load())

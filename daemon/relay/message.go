@@ -67,11 +67,14 @@ func (s *session) drainMessages(dst, src *leg, f *flow, b *buffer) error {
 		frame, err := s.receive(src, f, b)
 		switch {
 		case err != nil:
+			s.lost.add(causeFiles, discardFiles(&b.in))
 			return err
 		case frame == nil:
 			continue
 		}
-		if err := s.forward(dst, src, frame, f, b); err != nil {
+		err = s.forward(dst, src, frame, f, b)
+		s.lost.add(causeFiles, discardFiles(&b.in)) // those that did not go on
+		if err != nil {
 			return sinkError{err}
 		}
 	}
@@ -89,8 +92,7 @@ func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 	if err == nil {
 		f.received(n)
 		s.touch()
-		s.lost.add(causeFiles, discardFiles(&b.in))
-		return fr, nil
+		return fr, s.paceMessage(f, n)
 	}
 	switch {
 	case isAgain(err):
@@ -102,6 +104,8 @@ func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 		return nil, nil
 	case errors.Is(err, io.EOF):
 		return nil, io.EOF
+	case s.tore(f, err):
+		return nil, err
 	case src.passes(err):
 		s.lost.add(noted(err), 1)
 		if errors.Is(err, syscall.ENETDOWN) {
@@ -110,6 +114,32 @@ func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 		return nil, nil
 	}
 	return nil, src.explain(err)
+}
+
+// paceMessage holds a message until the relay's rate lets it pass: those behind it
+// wait in the kernel. A session that ends meanwhile loses it.
+func (s *session) paceMessage(f *flow, n int) error {
+	wait := s.r.paceOf(s, f).spend(n)
+	if wait == 0 {
+		return nil
+	}
+	f.paced.Store(true)
+	defer f.paced.Store(false)
+	if rest(s.ctx, wait) {
+		return nil
+	}
+	s.lose(f, n, causeEnded)
+	return net.ErrClosed
+}
+
+// tore counts what has come of a frame that never will be whole.
+func (s *session) tore(f *flow, err error) bool {
+	torn, ok := err.(*tornError)
+	if ok {
+		f.received(torn.got)
+		s.lose(f, torn.got, causeTorn)
+	}
+	return ok
 }
 
 // receive is one attempt: the message with the header's room before it, and its
@@ -125,8 +155,36 @@ func (l *leg) receive(b *buffer) (frame, int, error) {
 	return room[:vnetLen+len(b.in.Data)], b.in.Full, err
 }
 
-// discardFiles closes descriptors that came with a message: passing them on is
-// not in this version, and keeping them would leak.
+// attachFiles gives the message that b sends the descriptors that came with it, where
+// the relay passes them on and dst can carry them. Credentials cannot go along: to
+// say that somebody else sent a message takes capabilities (unix(7),
+// SCM_CREDENTIALS), so the far side sees sockd's.
+func (s *session) attachFiles(dst *leg, b *buffer) {
+	b.out.Files = nil
+	if s.plan.pass && len(b.in.Files) > 0 && dst.carriesFiles() {
+		b.out.Files = b.in.Files
+	}
+}
+
+// passedOn closes descriptors that went on with a message: the far side has its
+// own by now.
+func (b *buffer) passedOn() {
+	if len(b.out.Files) > 0 {
+		ksock.CloseFiles(b.in.Files)
+		b.in.Files, b.out.Files = nil, nil
+	}
+}
+
+// carriesFiles tells whether descriptors can be sent on a leg with a message: on a
+// unix socket that is one. What looks like a message of a framed stream or of a
+// fanout is none to the kernel.
+func (l *leg) carriesFiles() bool {
+	_, err := families.As[families.Descriptor](l.sock)
+	return err == nil && l.local && (l.kind == kindDgram || l.kind == kindSeqpacket)
+}
+
+// discardFiles closes descriptors that came with a message and did not go on with
+// one, and tells how many.
 func discardFiles(m *families.Msg) int64 {
 	n := len(m.Files)
 	if n > 0 {
@@ -173,11 +231,6 @@ func noted(err error) cause {
 func (l *leg) hasInterface() bool {
 	local := l.sock.Info().Local
 	return local != nil && !strings.HasPrefix(local.Scope().Interface, "#")
-}
-
-func (s *session) lose(f *flow, n int, c cause) {
-	f.lost(n)
-	s.lost.add(c, 1)
 }
 
 // forward sends one message of src's on to dst, in the form that dst speaks. The
@@ -260,6 +313,7 @@ const (
 // shared socket it waits a bounded time, since others wait behind it.
 func (s *session) sendOne(dst *leg, data []byte, f *flow, b *buffer) outcome {
 	b.out.Data, b.out.Peer, b.out.Flags = data, dst.peer, 0
+	s.attachFiles(dst, b)
 	dst.giveUp = time.Time{}
 	retried := false
 	for {
@@ -267,6 +321,7 @@ func (s *session) sendOne(dst *leg, data []byte, f *flow, b *buffer) outcome {
 		switch {
 		case err == nil:
 			dst.stalled = false
+			b.passedOn()
 			s.touch()
 			return outcome{fate: sent}
 		case isAgain(err):

@@ -250,23 +250,24 @@ func (o ownOptions) apply(path string) error {
 	return nil
 }
 
-// newFront is the front that fits FROM's socket. lasting is whether it can be
-// opened again.
-func newFront(s socket, from families.Endpoint, lasting bool) (front, error) {
+// newFront is the front that fits FROM's socket.
+func (e *Engine) newFront(s socket, from families.Endpoint, p *plan) (front, error) {
 	switch {
 	case s.state == families.Listening:
-		return &acceptor{s}, nil
+		return newAcceptor(e, s, p.own.framing == "" && !p.single())
 	case s.kind == kindPacket:
 		o, err := packetOnce(s)
 		if err != nil {
 			return nil, err
 		}
-		if lasting {
+		if lasts(s, p) {
 			return newCable(o), nil
 		}
 		return o, nil
 	case s.state == families.Connected || s.state == families.HalfClosed:
-		return &once{socket: s, leg: newLeg(s.sock, s.kind)}, nil
+		return &once{socket: s, leg: p.own.legOn(s.sock, s.kind)}, nil
+	case s.isUDP() && udpOnly(p):
+		return newUDPFront(s, p)
 	case s.kind == kindDgram && s.state == families.Bound:
 		passCredentials(s.sock)
 		return newPeers(s), nil

@@ -3,7 +3,10 @@ package relay
 import (
 	"fmt"
 	"os/user"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
@@ -24,20 +27,72 @@ type ownOptions struct {
 	mode    *uint32    // permission bits of a unix path
 	owner   [2]*uint32 // uid, gid of a unix path
 	backup  bool       // TO: only when all others fail
+
+	framing string        // streams: how messages lie in them; "" is bytes without borders
+	proxy   string        // FROM: "" or proxyAccept; TO: "", proxyV1 or proxyV2
+	loss    string        // TO of a fanout: what becomes of messages beyond queue; "" is lossDropOldest
+	queue   int           // TO of a fanout: how many messages may wait; 0 is defaultQueue
+	retry   time.Duration // TO: how long to try again when nobody is there; 0 not at all, NoLimit for ever
 }
 
-// Where each option that the engine knows may stand, and the networks that have
-// it. What is not listed is left to the family.
-var engineOptions = map[string]struct {
-	side  whichSide
-	where string // "" anywhere, "listen": stream and seqpacket, "path": a unix path
-}{
-	"backlog": {sideFrom, "listen"},
-	"mode":    {sideFrom, "path"},
-	"user":    {sideFrom, "path"},
-	"group":   {sideFrom, "path"},
-	"backup":  {sideTo, ""},
+// The framings: what stands around a message in a stream.
+const (
+	framingU16BE = "u16be" // its length in two bytes, the high one first, in front
+	framingU32BE = "u32be" // its length in four
+	framingLF    = "lf"    // a line feed behind it
+)
+
+// The PROXY protocol: what FROM accepts and which version TO is told.
+const (
+	proxyAccept = "accept"
+	proxyV1     = "v1"
+	proxyV2     = "v2"
+)
+
+// What a branch of a fanout does when its queue is full.
+const (
+	lossBlock      = "block"       // FROM waits, and so do the other branches
+	lossDropOldest = "drop-oldest" // the message that has waited longest goes
+	lossDisconnect = "disconnect"  // the branch's session is reset
+)
+
+const (
+	// defaultQueue is how many messages may wait for a branch of a fanout: a burst
+	// of 256 is what a backend that is scheduled away for some ms makes wait.
+	defaultQueue = 256
+	// maxQueue bounds queue=: 65,536 messages of the longest kind would be 4 GiB.
+	maxQueue = 1 << 16
+)
+
+// place is where an option that the engine knows may stand.
+type place struct {
+	from, to bool
+	where    string // which networks have it: a key of wheres
 }
+
+// engineOptions are the options that the engine knows. What is not listed is left
+// to the family.
+var engineOptions = map[string]place{
+	"backlog": {from: true, where: whereListen},
+	"mode":    {from: true, where: wherePath},
+	"user":    {from: true, where: wherePath},
+	"group":   {from: true, where: wherePath},
+	"backup":  {to: true},
+	"framing": {from: true, to: true, where: whereStream},
+	"proxy":   {from: true, to: true, where: whereProxy},
+	"loss":    {to: true},
+	"queue":   {to: true},
+	"retry":   {to: true, where: whereDial},
+}
+
+// The networks that have an option; "" is all.
+const (
+	whereListen = "what listens: tcp, unix, unixpacket"
+	wherePath   = "a unix path"
+	whereStream = "streams: tcp, unix"
+	whereProxy  = "streams and udp"
+	whereDial   = "what is dialled; an open socket is there already"
+)
 
 // familySides are the families' options that make sense on one side only.
 var familySides = map[string]whichSide{
@@ -48,9 +103,7 @@ var familySides = map[string]whichSide{
 
 // laterOptions are reserved words of versions to come.
 var laterOptions = map[string]string{
-	"framing": "framing= is not in this version",
-	"proxy":   "proxy= is not in this version",
-	"netns":   "netns= is not in this version for relays: open the socket there and give it as id:",
+	"netns": "netns= is not in this version for relays: open the socket there and give it as id:",
 }
 
 // checkOptions looks at everything about an endpoint's options that can be known
@@ -61,7 +114,7 @@ func checkOptions(set families.Set, ep families.Endpoint, s whichSide) error {
 			return &ReasonError{Reason: fmt.Sprintf("%s: %s", ep, why)}
 		}
 		if own, ok := familySides[o.Name]; ok && own != s {
-			return optionError(ep, i, otherSide(o.Name, own))
+			return optionError(ep, i, belongs(o.Name, own))
 		}
 		known, ok := engineOptions[o.Name]
 		if !ok {
@@ -70,10 +123,7 @@ func checkOptions(set families.Set, ep families.Endpoint, s whichSide) error {
 			}
 			continue
 		}
-		if known.side != s {
-			return optionError(ep, i, otherSide(o.Name, known.side))
-		}
-		if why := misplaced(set, ep, o.Name, known.where); why != "" {
+		if why := known.misplaced(set, ep, o, s); why != "" {
 			return optionError(ep, i, why)
 		}
 	}
@@ -81,20 +131,59 @@ func checkOptions(set families.Set, ep families.Endpoint, s whichSide) error {
 	return err
 }
 
-func otherSide(name string, own whichSide) string {
+// belongs says on which side an option that is on the other one should be.
+func belongs(option string, own whichSide) string {
 	if own == sideFrom {
-		return fmt.Sprintf("%q belongs to FROM", name)
+		return fmt.Sprintf("%q belongs to FROM", option)
 	}
-	return fmt.Sprintf("%q belongs to TO", name)
+	return fmt.Sprintf("%q belongs to TO", option)
 }
 
-func misplaced(set families.Set, ep families.Endpoint, name, where string) string {
-	k, _ := networkKind(set, ep)
+// misplaced says why an option cannot stand on side s of an endpoint, or "".
+func (p place) misplaced(set families.Set, ep families.Endpoint, o families.Option, s whichSide) string {
 	switch {
-	case where == "listen" && k != kindUnknown && !k.accepts():
-		return fmt.Sprintf("%q is for what listens: tcp, unix, unixpacket", name)
-	case where == "path" && !isUnixPath(ep):
-		return fmt.Sprintf("%q is for a unix path", name)
+	case s == sideFrom && !p.from:
+		return belongs(o.Name, sideTo)
+	case s == sideTo && !p.to:
+		return belongs(o.Name, sideFrom)
+	case !hasPlace(set, ep, p.where):
+		return fmt.Sprintf("%q is for %s", o.Name, p.where)
+	case o.Name != "proxy":
+		return ""
+	}
+	k, _ := networkKind(set, ep)
+	return misplacedProxy(o.Value, k, s)
+}
+
+// hasPlace tells whether an endpoint is one that an option of this where is for.
+// Of an open socket it is asked again when its kind is known: see checkAlone.
+func hasPlace(set families.Set, ep families.Endpoint, where string) bool {
+	k, _ := networkKind(set, ep)
+	switch where {
+	case whereListen:
+		return k == kindUnknown || k.accepts()
+	case wherePath:
+		return isUnixPath(ep)
+	case whereStream:
+		return k == kindUnknown || k == kindStream
+	case whereProxy:
+		return k == kindUnknown || k == kindStream || k == kindDgram && !isUnix(ep.Network)
+	case whereDial:
+		return ep.Network != families.NetworkID
+	}
+	return true
+}
+
+// misplacedProxy: FROM accepts a header, TO is sent one, and the text of version 1
+// has no word for datagrams.
+func misplacedProxy(value string, k kind, s whichSide) string {
+	switch {
+	case s == sideTo && value == proxyAccept:
+		return belongs("proxy=accept", sideFrom)
+	case s == sideFrom && (value == proxyV1 || value == proxyV2):
+		return belongs("proxy="+value, sideTo)
+	case value == proxyV1 && k == kindDgram:
+		return "version 1 of the PROXY protocol is for streams: want proxy=v2"
 	}
 	return ""
 }
@@ -172,7 +261,44 @@ func (o *ownOptions) read(opt families.Option) (why string) {
 			return "backup takes no value"
 		}
 		o.backup = true
+	default:
+		return o.readFlow(opt)
 	}
+	return ""
+}
+
+// readFlow reads the options of what flows, rather than of the socket.
+func (o *ownOptions) readFlow(opt families.Option) (why string) {
+	switch opt.Name {
+	case "framing":
+		return readWord(&o.framing, opt, framingU16BE, framingU32BE, framingLF)
+	case "proxy":
+		return readWord(&o.proxy, opt, proxyAccept, proxyV1, proxyV2)
+	case "loss":
+		return readWord(&o.loss, opt, lossBlock, lossDropOldest, lossDisconnect)
+	case "queue":
+		n, err := strconv.Atoi(opt.Value)
+		if err != nil || n < 1 || n > maxQueue {
+			return fmt.Sprintf("queue wants a number of messages from 1 to %d", maxQueue)
+		}
+		o.queue = n
+	case "retry":
+		d, err := model.ParseDuration(opt.Value)
+		if err != nil {
+			return "retry wants a duration such as 30s, or none"
+		}
+		o.retry = d
+	}
+	return ""
+}
+
+// readWord takes one of several words.
+func readWord(to *string, opt families.Option, words ...string) (why string) {
+	if !slices.Contains(words, opt.Value) {
+		last := len(words) - 1
+		return fmt.Sprintf("%s wants %s or %s", opt.Name, strings.Join(words[:last], ", "), words[last])
+	}
+	*to = opt.Value
 	return ""
 }
 

@@ -245,8 +245,8 @@ func TestVLANTagsStay(t *testing.T) {
 		t.Run(to, func(t *testing.T) {
 			n := newWires(t)
 			m := &meeting{world: newWorldOf(t, n.set()), wires: n, frames: true}
-			m.endpointOf(end{word: "packet"}, sideFrom)
-			b := m.endpointOf(end{word: to}, sideTo)
+			m.endpointOf(party{word: "packet"}, sideFrom)
+			b := m.endpointOf(party{word: to}, sideTo)
 			m.relay = m.mustAdd(model.RelaySpec{From: mustEndpoint(t, "packet:ra"), To: []families.Endpoint{b}, FromFD: model.NoFD})
 			tagged := []byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x81\x00\x60\x05\x88\xb5payload")
 			reader := m.far

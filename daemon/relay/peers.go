@@ -17,6 +17,9 @@ import (
 const (
 	pendingMessages = 256
 	pendingBytes    = 256 << 10
+	// pendingFiles is what one message can carry (SCM_MAX_FD), so that none is
+	// refused for its own size.
+	pendingFiles = 253
 )
 
 // peers is a FROM of datagrams: one socket for all clients, told apart by their
@@ -51,8 +54,15 @@ type peer struct {
 	gone    bool       // nothing may wait any more
 	sending bool       // the reader is sending; sent tells when it no longer is
 	ready   bool       // the reader sends by itself; pending is empty for good
-	pending []frame
+	pending []kept
 	bytes   int
+	files   int
+}
+
+// kept is a message that waits for a dial, with the descriptors that came with it.
+type kept struct {
+	frame frame
+	files []int
 }
 
 func newPeers(s socket) *peers {
@@ -82,11 +92,12 @@ func (p *peers) serve(r *relay) error {
 func (p *peers) drain(from *leg, b *buffer) error {
 	for {
 		fr, _, err := from.receive(b)
-		files := discardFiles(&b.in)
-		p.r.lost.add(causeFiles, files)
+		if err == nil {
+			p.deliver(b, fr)
+		}
+		p.r.lost.add(causeFiles, discardFiles(&b.in)) // those that did not go on
 		switch {
 		case err == nil:
-			p.deliver(b, fr)
 		case isAgain(err):
 			return families.ErrAgain
 		case errors.Is(err, families.ErrCut):
@@ -101,7 +112,12 @@ func (p *peers) drain(from *leg, b *buffer) error {
 // backend turns out to be gone, the message opens a new one: a backend that was
 // restarted costs none.
 func (p *peers) deliver(b *buffer, fr frame) {
-	if c := p.find(b.in.Peer); c != nil {
+	c := p.find(b.in.Peer)
+	if !p.lets(c, b) {
+		p.r.lost.add(causeDenied, 1)
+		return
+	}
+	if c != nil {
 		if c.take(fr, b) {
 			return
 		}
@@ -114,11 +130,27 @@ func (p *peers) deliver(b *buffer, fr frame) {
 	p.open(b, fr)
 }
 
+// lets asks of each message whether its sender may come in, by the rules of its
+// session: a name says nothing about who has it now, and unnamed ones share a session.
+func (p *peers) lets(c *peer, b *buffer) bool {
+	l := p.r.allowed()
+	if c != nil {
+		l = c.s.plan.allow
+	}
+	switch {
+	case len(l) == 0:
+		return true
+	case p.unix:
+		return p.r.eng.doorman.letsSender(l, b.in.Creds)
+	}
+	return l.admitsAddr(ksock.AddrPortOf(&b.in.Peer).Addr())
+}
+
 // take sends a message on, or keeps it until there is somewhere to send it. It
 // is false when the session is over and has not taken the message.
 func (c *peer) take(fr frame, b *buffer) bool {
 	s, n := c.s, len(fr.payload())
-	if waiting, ok := c.wait(fr); !ok {
+	if waiting, ok := c.wait(fr, b); !ok {
 		return false
 	} else if waiting {
 		return true
@@ -126,6 +158,9 @@ func (c *peer) take(fr frame, b *buffer) bool {
 	defer c.done()
 	s.rx.received(n)
 	s.touch()
+	if err := s.paceMessage(&s.rx, n); err != nil {
+		return true // counted
+	}
 	err := s.forward(s.to, s.from, fr, &s.rx, b)
 	if err == nil {
 		return true
@@ -147,7 +182,7 @@ func (c *peer) done() {
 
 // wait keeps a copy of a message while the session is dialled; when it is, the
 // caller sends, and calls done. ok is false when the session has ended.
-func (c *peer) wait(fr frame) (waiting, ok bool) {
+func (c *peer) wait(fr frame, b *buffer) (waiting, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -157,28 +192,37 @@ func (c *peer) wait(fr frame) (waiting, ok bool) {
 		c.sending = true
 		return false, true
 	}
-	c.keepLocked(fr)
+	c.keepLocked(fr, b)
 	return true, true
 }
 
-// keepLocked keeps a copy of a message, if there is room for it.
-func (c *peer) keepLocked(fr frame) {
+// keepLocked keeps a copy of a message, if there is room for it, and takes over
+// its descriptors, if they are passed on.
+func (c *peer) keepLocked(fr frame, b *buffer) {
 	n := len(fr.payload())
 	c.s.rx.received(n)
-	if len(c.pending) >= pendingMessages || c.bytes+n > pendingBytes {
+	k := kept{frame: append(frame(nil), fr...)}
+	if c.s.plan.pass {
+		k.files = b.in.Files
+	}
+	if len(c.pending) >= pendingMessages || c.bytes+n > pendingBytes || c.files+len(k.files) > pendingFiles {
 		c.s.lose(&c.s.rx, n, causePending)
 		return
 	}
-	c.pending = append(c.pending, append(frame(nil), fr...))
+	if k.files != nil {
+		b.in.Files = nil
+	}
+	c.pending = append(c.pending, k)
 	c.bytes += n
+	c.files += len(k.files)
 }
 
 // waited takes what has waited; none means that the reader sends from now on.
-func (c *peer) waited() []frame {
+func (c *peer) waited() []kept {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.pending
-	c.pending, c.bytes = nil, 0
+	c.pending, c.bytes, c.files = nil, 0, 0
 	c.ready = len(w) == 0
 	return w
 }
@@ -206,7 +250,7 @@ func (p *peers) open(b *buffer, fr frame) {
 	c.sent.L = &c.mu
 	c.s = newSession(p.r, p.r.holdPlan(), p.legOf(c.key, b))
 	c.mu.Lock()
-	c.keepLocked(fr)
+	c.keepLocked(fr, b)
 	c.mu.Unlock()
 	p.mu.Lock()
 	p.byName[c.key] = c
@@ -352,6 +396,7 @@ func (c *peer) run(p *peers) {
 		s.end(err)
 		return
 	}
+	defer func() { s.dialled().abort() }() // waits for whoever closes it meanwhile: its counters are final then
 	s.to.limit = briefly
 	if err := c.flush(); err != nil {
 		s.end(s.legError(s.to, err))
@@ -382,8 +427,11 @@ func (c *peer) flush() error {
 			c.s.r.signal() // it may make room now
 			return nil
 		}
-		for i, fr := range waited {
-			if err := c.send(fr, b, moved); err != nil {
+		for i, k := range waited {
+			b.in.Files = k.files
+			err := c.send(k.frame, b, moved)
+			c.s.lost.add(causeFiles, discardFiles(&b.in)) // those that did not go on
+			if err != nil {
 				c.lose(waited[i+1:], causeEnded)
 				return err
 			}
@@ -423,8 +471,9 @@ func (c *peer) abandon(why cause) {
 	c.lose(waited, why)
 }
 
-func (c *peer) lose(frames []frame, why cause) {
-	for _, fr := range frames {
-		c.s.lose(&c.s.rx, len(fr.payload()), why)
+func (c *peer) lose(messages []kept, why cause) {
+	for _, k := range messages {
+		c.s.lose(&c.s.rx, len(k.frame.payload()), why)
+		c.s.lost.add(causeFiles, discardFiles(&families.Msg{Files: k.files}))
 	}
 }

@@ -18,6 +18,7 @@ const (
 	balanceRoundrobin = "roundrobin"
 	balanceLeast      = "least"    // the one with the fewest sessions
 	balanceFailover   = "failover" // the first that can be dialled
+	balanceFanout     = "fanout"   // all of them: each gets every message
 )
 
 // plan is how a relay dials its sessions, and their bounds. It never changes: a
@@ -30,6 +31,10 @@ type plan struct {
 	idle           time.Duration // 0: the kind's default; below: none
 	halfClose      time.Duration // 0: none
 
+	own   ownOptions // FROM's, as sessions that begin by this plan have them
+	allow allowList  // who may begin one
+	pass  bool       // descriptors that come with messages go on with them
+
 	turn atomic.Uint64 // roundrobin's next
 
 	mu    sync.Mutex // guards users
@@ -38,14 +43,20 @@ type plan struct {
 
 // backend is one TO.
 type backend struct {
-	text   string // as the user wrote it
-	end    families.Endpoint
-	kind   kind
-	backup bool
-	busy   *gauge // its sessions
+	text string // as the user wrote it
+	end  families.Endpoint
+	kind kind
+	own  ownOptions
+	busy *gauge // its sessions
 
 	dir  *os.File // O_PATH directory of a unix path; nil: the path is named freely
 	name string   // in dir
+
+	fast *fastTarget // how a shard dials it, or nil: a goroutine does
+	udp  *udpTarget  // the same of UDP
+	// After a failed dial it is tried after the others, until then and for that long
+	// at a time: since epoch, and nanoseconds.
+	awayUntil, awayFor atomic.Int64
 
 	mu    sync.Mutex // guards what follows
 	first *firstSeen // through dir, or nil before
@@ -71,7 +82,12 @@ func (g *gauge) leave() {
 func newPlan(set families.Set, spec model.RelaySpec) (*plan, error) {
 	p := &plan{
 		balance: spec.Balance, connectTimeout: spec.ConnectTimeout, idle: spec.Idle, halfClose: spec.HalfClose,
+		allow: slices.Clone(spec.Allow), pass: spec.Pass == model.PassRights,
 		users: 1,
+	}
+	var err error
+	if p.own, err = readOptions(spec.From); err != nil {
+		return nil, err
 	}
 	if p.balance == "" {
 		p.balance = balanceRoundrobin
@@ -85,31 +101,39 @@ func newPlan(set families.Set, spec model.RelaySpec) (*plan, error) {
 			return nil, err
 		}
 		k, _ := networkKind(set, to)
-		p.backends = append(p.backends, &backend{text: to.String(), end: familyPart(to), kind: k, backup: own.backup, busy: new(gauge)})
+		p.backends = append(p.backends, &backend{text: to.String(), end: familyPart(to), kind: k, own: own, busy: new(gauge)})
 	}
 	return p, nil
 }
 
-// own takes duplicates of the directories.
-func (p *plan) own(dirs []model.DirFD) error {
+// keep takes duplicates of the directories.
+func (p *plan) keep(dirs []model.DirFD) error {
 	for i, d := range dirs {
 		if d.FD < 0 {
 			continue
 		}
-		if err := p.backends[i].own(d.FD, d.Name); err != nil {
+		if err := p.backends[i].keep(d.FD, d.Name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *backend) own(dirfd int, name string) error {
+func (b *backend) keep(dirfd int, name string) error {
 	fd, err := ksock.Dup(dirfd)
 	if err != nil {
 		return err
 	}
 	b.dir, b.name = os.NewFile(uintptr(fd), name), name
 	return nil
+}
+
+// side is the backend as one end of a pair, with the engine's own options, which
+// end has not.
+func (b *backend) side() side {
+	s := sideOf(b.end, b.kind)
+	s.framed, s.proxy = b.own.framing != "", b.own.proxy
+	return s
 }
 
 // seen is the socket that was dialled first, or nil.
@@ -179,9 +203,12 @@ func (p *plan) idleFor(k kind) time.Duration {
 
 // order is in which order the backends are tried for one session.
 func (p *plan) order() []*backend {
+	if len(p.backends) == 1 {
+		return p.backends
+	}
 	var first, backup []*backend
 	for _, b := range p.backends {
-		if b.backup {
+		if b.own.backup {
 			backup = append(backup, b)
 		} else {
 			first = append(first, b)
@@ -195,7 +222,22 @@ func (p *plan) order() []*backend {
 	case p.balance == balanceLeast:
 		first = leastFirst(first)
 	}
-	return append(first, backup...)
+	return awayLast(append(first, backup...))
+}
+
+// awayLast puts backends that could not be reached lately behind the others.
+func awayLast(bs []*backend) []*backend {
+	slices.SortStableFunc(bs, func(a, b *backend) int {
+		return cmp.Compare(btoi(a.isAway()), btoi(b.isAway()))
+	})
+	return bs
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // leastFirst sorts by sessions; equals stay in the user's order.

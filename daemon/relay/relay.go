@@ -48,6 +48,7 @@ type relay struct {
 
 	ctx  context.Context // ends when no session may begin any more
 	stop context.CancelFunc
+	pace [2]*bucket    // from FROM towards TO, and back: --rate
 	lost losses        // of messages that belong to no session, and events
 	room chan struct{} // has a token when room may have come free
 	// trouble has a token when a session has found an interface down.
@@ -68,7 +69,7 @@ type relay struct {
 	stopped  bool // FROM is closed
 	retired  bool
 	busy     int // sessions that count against the bound
-	sessions map[model.ID]*session
+	sessions map[model.ID]conversation
 	total    int64
 	past     tally // of sessions that have ended
 	reset    *time.Timer
@@ -120,6 +121,13 @@ func (r *relay) holdPlan() *plan {
 	return r.current
 }
 
+// allowed is who may come in now. It never changes, so no hold is needed.
+func (r *relay) allowed() allowList {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current.allow
+}
+
 // dial opens TO for a session, by the plan that it was given.
 func (r *relay) dial(ctx context.Context, p *plan) (*leg, error) {
 	return r.dialer().dial(ctx, p)
@@ -129,6 +137,14 @@ func (r *relay) dialer() *dialer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return &dialer{set: r.eng.opts.Families, owner: r.spec.Owner, groups: r.spec.Groups, control: r.eng.opts.ControlSocket}
+}
+
+// paceOf is the rate of one direction of a session.
+func (r *relay) paceOf(s *session, f *flow) *bucket {
+	if f == &s.rx {
+		return r.pace[0]
+	}
+	return r.pace[1]
 }
 
 // claim takes room for one more session; false means there is none now.
@@ -165,36 +181,47 @@ func (r *relay) signal() {
 }
 
 // leave gives a session's room back, once, and wakes whoever waits for it.
-func (r *relay) leave(s *session) {
-	s.slot.Do(func() {
-		r.unclaim()
-		r.signal()
-	})
+func (r *relay) leave(c conversation) {
+	if c.common().vacant.Swap(true) {
+		return
+	}
+	r.unclaim()
+	r.signal()
 }
 
 // begin registers a session that has room claimed, and runs it in a goroutine
 // that the engine waits for. A relay that was stopped meanwhile resets it.
-func (r *relay) begin(s *session, run func()) {
-	r.mu.Lock()
-	stopped := r.ctx.Err() != nil
-	r.sessions[s.id] = s
-	r.total++
-	r.mu.Unlock()
-	r.emitSession("opened", s)
-	if stopped {
-		s.end(errRemoved)
-	}
-	r.eng.work.Add(1)
-	go r.runSession(s, run)
+func (r *relay) begin(c conversation, run func()) {
+	r.enter(c)
+	go func() {
+		run()
+		r.exit(c)
+	}()
 }
 
-func (r *relay) runSession(s *session, run func()) {
+// enter registers a session that has room claimed. The engine waits until exit.
+func (r *relay) enter(c conversation) {
+	r.eng.work.Add(1)
+	r.mu.Lock()
+	stopped := r.ctx.Err() != nil
+	r.sessions[c.common().id] = c
+	r.total++
+	r.mu.Unlock()
+	r.emitSession("opened", c)
+	if stopped {
+		c.end(errRemoved)
+	}
+}
+
+// exit is the end of a session whose sockets are closed and whose counters are
+// final.
+func (r *relay) exit(c conversation) {
 	defer r.eng.work.Done()
-	run()
+	s := c.common()
 	s.plan.release()
 	why := s.reason()
 	var t tally
-	t.take(s)
+	t.take(c)
 	r.mu.Lock()
 	delete(r.sessions, s.id)
 	r.past.add(&t)
@@ -203,9 +230,9 @@ func (r *relay) runSession(s *session, run func()) {
 		r.why = why
 	}
 	r.mu.Unlock()
-	r.logEnd(s, why)
-	r.emitSession("closed", s)
-	r.leave(s)
+	r.logEnd(c, why)
+	r.emitSession("closed", c)
+	r.leave(c)
 	if last {
 		r.drain(0)
 	}
@@ -254,7 +281,7 @@ func (r *relay) resetSessions() {
 	}
 }
 
-func (r *relay) list() []*session {
+func (r *relay) list() []conversation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Values(r.sessions))
@@ -368,6 +395,15 @@ func settings(spec model.RelaySpec) map[string]string {
 	if spec.Balance != "" && spec.Balance != balanceRoundrobin {
 		out["balance"] = spec.Balance
 	}
+	if len(spec.Allow) > 0 {
+		out["allow"] = model.FormatAllow(spec.Allow)
+	}
+	if spec.Rate > 0 {
+		out["rate"] = model.FormatSize(spec.Rate)
+	}
+	if spec.Pass != "" {
+		out["pass"] = spec.Pass
+	}
 	if spec.Permanent {
 		out["permanent"] = ""
 	}
@@ -393,19 +429,23 @@ func durationText(d time.Duration) string {
 
 // emit tells the watchers of the relay.
 func (r *relay) emit(event, cause string) {
-	r.eng.emit(event, "relay", r.id, cause, r.model())
+	r.eng.emit(event, "relay", r.id, cause, func() any { return r.model() })
 }
 
-func (r *relay) emitSession(event string, s *session) {
+func (r *relay) emitSession(event string, c conversation) {
 	cause := ""
-	if err := s.reason(); err != nil {
+	if err := c.common().reason(); err != nil {
 		cause = err.Error()
 	}
-	r.eng.emit(event, "session", s.id, cause, s.model())
+	r.eng.emit(event, "session", c.common().id, cause, func() any { return view(c) })
 }
 
-func (e *Engine) emit(event, kind string, id model.ID, cause string, object any) {
-	text, err := json.Marshal(object)
+// emit tells the watchers, if there are any: then the object is made and written.
+func (e *Engine) emit(event, kind string, id model.ID, cause string, object func() any) {
+	if !e.opts.Host.Watched() {
+		return
+	}
+	text, err := json.Marshal(object())
 	if err != nil {
 		e.opts.Log.Error("an event has no JSON", "kind", kind, "id", id, "error", err)
 		return

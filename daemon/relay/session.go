@@ -4,52 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/ksock"
 )
 
 // lingerTime bounds how long the answer of a far side that takes no more is still
 // brought to the near one.
 const lingerTime = 30 * time.Second
 
-// session is one conversation: two legs, and the pumps between them.
-//
-//	connecting ──dialled──► open ──one end──► half-closed-* ──the other──► gone
-//	     └──────────── an error, a bound or a caller ends it ────────────► gone
+// session is a conversation of messages, or of anything else that is not a pair of
+// bare descriptors: two legs, and goroutines that pump between them. Streams have
+// stream.
 type session struct {
-	r     *relay
-	id    model.ID
-	since time.Time
-	plan  *plan // how it was dialled; its bounds hold for its whole life
+	record
 
 	// ctx ends with the session; it bounds the dialling and what waits on timers.
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	from   *leg
-	rx, tx flow // from FROM towards TO, and back
-	lost   losses
+	client proxyHeader // what FROM's PROXY header said of the client
 
-	slot   sync.Once    // gives back the relay's room for it
-	active atomic.Int64 // when bytes last moved, nanoseconds since the engine's start
-
-	mu       sync.Mutex // guards what follows
-	to       *leg       // nil while it is dialled; then it stays (but see redial)
-	fromDone bool       // FROM has ended
-	toDone   bool       // TO has ended
-	ended    bool       // end was called: the legs are closed
-	cause    error      // why it ends, when not in order
-	idle     *time.Timer
-	bounds   []*time.Timer // on half-closed and broken directions: a few at most
+	// Guarded by record.mu.
+	to     *leg // nil while it is dialled; then it stays (but see redial)
+	idle   *time.Timer
+	bounds []*time.Timer // on half-closed and broken directions: a few at most
 }
 
 func newSession(r *relay, p *plan, from *leg) *session {
-	s := &session{r: r, id: r.eng.opts.Host.NewID(), since: time.Now(), plan: p, from: from}
+	s := &session{from: from}
+	s.init(r, p)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.touch()
 	return s
 }
 
@@ -61,20 +48,95 @@ func (s *session) attach(to *leg) bool {
 	if s.ended {
 		return false
 	}
-	s.to = to
+	s.to, s.open = to, true
 	return true
 }
 
 // run dials TO, pumps until the session is over, and closes what it owns.
 func (s *session) run() {
-	if err := s.dial(); err != nil {
-		if s.noBackend(err) {
+	err := s.greet()
+	if err == nil {
+		err = s.dial()
+	}
+	if err != nil {
+		var greeting *greetError
+		if !errors.As(err, &greeting) && s.noBackend(err) {
 			s.lost.add(causeDial, 1)
 		}
 		s.end(err)
 		return
 	}
 	s.runDialled()
+}
+
+// greet reads the PROXY header in front of a client's first message.
+func (s *session) greet() error {
+	if s.plan.own.proxy == "" || s.from.shared {
+		return nil
+	}
+	ctx, cancel := withLimit(s.ctx, s.plan.connectTimeout, "no PROXY header")
+	defer cancel()
+	h, err := acceptProxy(ctx, unframed(s.from.sock))
+	if err != nil {
+		s.r.lost.add(causeInvalid, 1)
+		return &greetError{fmt.Errorf("from %s: %w", describe(s.from.text), err)}
+	}
+	s.client = h
+	if text := h.text(); text != "" {
+		s.from.text = text
+	}
+	return nil
+}
+
+// greetError is the end of a client that did not say who it is.
+type greetError struct{ error }
+
+func (e *greetError) Unwrap() error { return e.error }
+
+// announce tells a TO that was just dialled who the client is, where it wants to know.
+func (s *session) announce(to *leg) error {
+	if to.proxy == "" || to.kind == kindDgram {
+		return nil // each datagram would have its own
+	}
+	peer := s.from.sock.NameAddr(s.from.peer)
+	if !s.from.shared {
+		peer = s.from.sock.Info().Peer
+	}
+	h := proxyOf(to.proxy, s.client, unframed(s.from.sock), peer)
+	if _, err := families.SendAll(s.ctx, unframed(to.sock), &families.Msg{Data: appendProxy(nil, h)}); err != nil {
+		return fmt.Errorf("to %s: send the PROXY header: %w", describe(to.text), err)
+	}
+	return nil
+}
+
+// proxyOf is the header that a TO is told: what is in front of us said of the client,
+// which knows better, or the client's connection.
+func proxyOf(version string, client proxyHeader, from families.Socket, peer families.Addr) proxyHeader {
+	n := uint8(2)
+	if version == proxyV1 {
+		n = 1
+	}
+	if client.text() != "" {
+		client.version = n
+		return client
+	}
+	i := from.Info()
+	h := proxyBetween(n, families.Stream, peer, i.Local)
+	if c, err := ksock.PeerCred(from); err == nil {
+		h = h.withCreds(c)
+	}
+	return h
+}
+
+// unframed is the stream below messages with framing=, or s itself.
+func unframed(s families.Socket) families.Socket {
+	switch f := s.(type) {
+	case *framedSocket:
+		return f.Socket
+	case *framedTCP:
+		return f.framedSocket.Socket
+	}
+	return s
 }
 
 // noBackend tells whether a dial failed by itself, and not because the session was
@@ -90,14 +152,18 @@ func (s *session) noBackend(err error) bool {
 // runDialled is run for a session that has its TO already.
 func (s *session) runDialled() {
 	s.watchIdle(s.plan.idleFor(s.from.kind))
-	s.pump()
+	s.runMessages()
 	s.finish()
 }
 
 // dial opens TO with the plan the relay has now.
 func (s *session) dial() error {
-	to, err := s.r.dial(s.ctx, s.plan)
+	to, err := s.r.dialRetry(s.ctx, s.plan)
 	if err != nil {
+		return err
+	}
+	if err := s.announce(to); err != nil {
+		to.abort()
 		return err
 	}
 	s.r.dialled(nil)
@@ -112,7 +178,11 @@ func (s *session) dial() error {
 // and only before anybody else sends.
 func (s *session) redial() error {
 	to, err := s.r.dial(s.ctx, s.plan)
+	if err == nil {
+		err = s.announce(to)
+	}
 	if err != nil {
+		to.abort()
 		return err
 	}
 	s.mu.Lock()
@@ -126,15 +196,8 @@ func (s *session) redial() error {
 	s.to = to
 	s.mu.Unlock()
 	old.abort()
+	s.lost.addInside(old)
 	return nil
-}
-
-func (s *session) pump() {
-	if s.from.kind == kindStream {
-		s.runStreams()
-		return
-	}
-	s.runMessages()
 }
 
 // finish closes the legs after the pumps have ended: in order, or with a reset
@@ -152,6 +215,7 @@ func (s *session) finish() {
 	s.from.settle(s.ctx)
 	s.to.settle(s.ctx)
 	s.end(nil)
+	s.to.abort() // waits for whoever closes it meanwhile: its counters are final then
 }
 
 // dialled is TO, or nil while there is none.
@@ -193,25 +257,26 @@ func (s *session) stop() {
 	}
 }
 
-// because notes why the session ends. The first reason is the one that counts.
-func (s *session) because(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cause == nil {
-		s.cause = err
-	}
+// sinkError is a pump's error that came from where it sends to; all others came
+// from where it receives.
+type sinkError struct{ error }
+
+func (e sinkError) Unwrap() error { return e.error }
+
+// brokenSource: what was read has been sent, so dst may have it before the reset.
+func (s *session) brokenSource(dst, src *leg, err error) {
+	s.because(s.legError(src, err))
+	dst.settle(s.ctx)
+	s.end(nil)
 }
 
-func (s *session) isEnded() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
-}
-
-func (s *session) reason() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cause
+// brokenSink: dst takes no more, but its answer may wait to be read, as that of a
+// server that refuses an upload. The other pump brings it to src and ends then;
+// finish resets src afterwards.
+func (s *session) brokenSink(dst *leg, err error) {
+	s.because(s.legError(dst, err))
+	dst.closeRead()
+	s.endLater(lingerTime)
 }
 
 // after calls f once d has passed, unless the session has ended.
@@ -231,24 +296,11 @@ func (s *session) endLater(d time.Duration) {
 // halfClosed notes that a direction has ended in order, and starts the bound on
 // the other one.
 func (s *session) halfClosed(f *flow) {
-	s.mu.Lock()
-	if f == &s.rx {
-		s.fromDone = true
-	} else {
-		s.toDone = true
-	}
-	both := s.fromDone && s.toDone
-	s.mu.Unlock()
+	both := s.directionDone(f)
 	if d := s.plan.halfClose; d > 0 && !both {
 		s.after(d, func() { s.end(fmt.Errorf("half-closed for %v", d)) })
 	}
 }
-
-// touch notes that bytes moved.
-func (s *session) touch() { s.active.Store(int64(time.Since(epoch))) }
-
-// epoch is where touch counts from: only differences matter.
-var epoch = time.Now()
 
 // watchIdle ends the session when nothing has moved for d. Where it is called
 // again, the first time counts.
@@ -264,7 +316,7 @@ func (s *session) watchIdle(d time.Duration) {
 // checkIdle looks how long it has been quiet, rather than starting a timer anew
 // for each piece of data.
 func (s *session) checkIdle(d time.Duration) {
-	quiet := time.Since(epoch) - time.Duration(s.active.Load())
+	quiet := s.quiet()
 	if quiet >= d {
 		s.end(fmt.Errorf("idle for %v", d))
 		return
@@ -297,44 +349,20 @@ func describe(text string) string {
 	return text
 }
 
-// model is the session as lists show it.
-func (s *session) model() model.Session {
-	draining := s.r.isDraining()
-	s.mu.Lock()
-	state := s.stateLocked(draining)
-	backend := ""
-	if s.to != nil {
-		backend = s.to.text
+// parties are both ends, for lists.
+func (s *session) parties() (peer, backend string) {
+	if to := s.dialled(); to != nil {
+		backend = to.text
 	}
-	s.mu.Unlock()
-	return model.Session{
-		ID: s.id, Relay: s.r.id, Peer: s.from.text, Backend: backend, State: state, Since: s.since,
-		RxBytes: s.rx.outBytes.Load(), TxBytes: s.tx.outBytes.Load(),
-		Path: "copy", LimitedBy: s.limitedBy(),
-	}
+	return s.from.text, backend
 }
 
-func (s *session) stateLocked(draining bool) string {
-	switch {
-	case s.to == nil:
-		return "connecting"
-	case s.fromDone:
-		return "half-closed-from"
-	case s.toDone:
-		return "half-closed-to"
-	case draining:
-		return "draining"
-	}
-	return "open"
-}
+func (s *session) path() string { return "copy" }
 
-// limitedBy names the side that a pump waits for now.
-func (s *session) limitedBy() string {
-	switch {
-	case s.rx.waits.Load():
-		return "to"
-	case s.tx.waits.Load():
-		return "from"
+// kernelDrops is what the kernel dropped from TO's queue.
+func (s *session) kernelDrops() uint64 {
+	if to := s.dialled(); to != nil {
+		return kernelDrops(to.sock)
 	}
-	return ""
+	return 0
 }

@@ -10,9 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/familytest"
-	"github.com/sockd/sockd/families/ksock"
+	"github.com/sockd/sockd/families/model"
 	"github.com/stretchr/testify/require"
 )
 
@@ -219,12 +218,10 @@ func TestAPeerThatDoesNotReadStopsTheOther(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	s := w.eng.Sessions()[0]
 	require.Equal(t, "to", s.LimitedBy)
-	rel, err := w.eng.relay(r.ID)
-	require.NoError(t, err)
-	require.LessOrEqual(t, rel.session(s.ID).rx.inFlight(), int64(streamRoom))
+	require.LessOrEqual(t, w.mustStream(r.ID).rx.inFlight(), int64(pipeSize))
 	require.NoError(t, w.eng.CloseSession(s.ID))
 	got := w.mustIdle(r.ID)
-	require.LessOrEqual(t, got.Drops["unsent_bytes"], int64(streamRoom))
+	require.LessOrEqual(t, got.Drops["unsent_bytes"], int64(pipeSize))
 	require.Positive(t, got.Drops["unsent_bytes"])
 }
 
@@ -266,26 +263,46 @@ func TestTCPLegsKeepAliveAndDoNotDelay(t *testing.T) {
 	l := serve(t, "tcp", "127.0.0.1:0", tellName("A"))
 	r := w.mustAdd(spec(t, "tcp:127.0.0.1:0,so_keepalive=0", "tcp:"+l.Addr().String()))
 	mustName(t, r, 1)
-	rel, err := w.eng.relay(r.ID)
-	require.NoError(t, err)
-	for _, s := range rel.list() {
-		for _, tc := range []struct {
-			l                    *leg
-			option, want, reason string
-		}{
-			{s.dialled(), "so_keepalive", "1", "a peer that vanished is found"},
-			{s.dialled(), "tcp_nodelay", "1", "a relay adds no delay"},
-			{s.from, "tcp_nodelay", "1", "accepted sockets have it from the listener"},
-			{s.from, "tcp_keepidle", "60", "accepted sockets have it from the listener"},
-			{s.from, "so_keepalive", "0", "the user's word counts"},
-		} {
-			o, err := families.As[families.Optioner](tc.l.sock)
-			require.NoError(t, err)
-			got, err := o.Option(tc.option)
-			require.NoError(t, err)
-			require.Equal(t, tc.want, got, tc.reason)
-		}
+	s := w.mustStream(r.ID)
+	s.onShard(func() { s.bound.f() }) // the alarm that turns the keepalive on
+	for _, tc := range []struct {
+		end                 *end
+		level, option, want int
+		reason              string
+	}{
+		{&s.to, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1, "a peer that vanished is found"},
+		{&s.to, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 60, "within two minutes"},
+		{&s.to, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1, "a relay adds no delay"},
+		{&s.from, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1, "accepted sockets have it from the listener"},
+		{&s.from, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 60, "accepted sockets have it from the listener"},
+		{&s.from, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 0, "the user's word counts"},
+	} {
+		var got int
+		var err error
+		s.onShard(func() { got, err = syscall.GetsockoptInt(int(tc.end.fd), tc.level, tc.option) })
+		require.NoError(t, err)
+		require.Equal(t, tc.want, got, tc.reason)
 	}
+}
+
+// mustStream is a relay's one session.
+func (w *world) mustStream(id model.ID) *stream {
+	w.tb.Helper()
+	r, err := w.eng.relay(id)
+	require.NoError(w.tb, err)
+	var all []conversation
+	familytest.Eventually(w.tb, "there is no session", func() bool {
+		all = r.list()
+		return len(all) == 1
+	})
+	return all[0].(*stream)
+}
+
+// onShard calls f where the session lives.
+func (s *stream) onShard(f func()) {
+	done := make(chan struct{})
+	s.sh.do(func() { f(); close(done) })
+	<-done
 }
 
 func BenchmarkStreamPingPong(b *testing.B) {
@@ -323,13 +340,14 @@ func TestAResetWaitsForASlowReader(t *testing.T) {
 	defer c.Close()
 	require.NoError(t, c.SetDeadline(time.Now().Add(deadline)))
 	familytest.Eventually(t, "the bytes did not pass", func() bool { return w.mustRelay(r.ID).TxBytes == n })
-	rel, err := w.eng.relay(r.ID)
-	require.NoError(t, err)
-	left, err := ksock.Outq(rel.list()[0].from.sock)
-	require.NoError(t, err)
-	require.Positive(t, left, "something must be queued")
+	st := w.mustStream(r.ID)
+	st.onShard(func() {
+		left, err := st.from.fd.Unsent()
+		require.NoError(t, err)
+		require.Positive(t, left, "something must be queued")
+	})
 	close(passed)
-	familytest.Eventually(t, "the reset did not arrive", func() bool { return rel.list()[0].reason() != nil })
+	familytest.Eventually(t, "the reset did not arrive", func() bool { return st.reason() != nil })
 	got, err := io.ReadFull(c, make([]byte, n))
 	require.NoError(t, err)
 	require.Equal(t, n, got)

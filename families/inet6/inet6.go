@@ -17,7 +17,7 @@ var Family families.Family = family{}
 type family struct{}
 
 var (
-	_ families.Adopter  = family{}
+	_ families.Plain    = family{}
 	_ families.Resolver = family{}
 )
 
@@ -73,6 +73,9 @@ func (family) Open(ctx context.Context, spec families.Spec) (families.Socket, er
 }
 
 func (family) Domain() int { return kernel.Domain }
+
+// Plain promises that Open adds nothing to a datagram socket.
+func (family) Plain() {}
 
 func (family) Adopt(fd int) (families.Socket, error) { return kernel.Adopt(fd) }
 

@@ -1,6 +1,8 @@
 package ksock
 
 import (
+	"fmt"
+
 	"github.com/sockd/sockd/families"
 	"golang.org/x/sys/unix"
 )
@@ -39,13 +41,17 @@ func AtMark(s families.Socket) (bool, error) {
 }
 
 // PeerCred is who made the other end of a connected unix socket, as it was when
-// they connected or listened (SO_PEERCRED).
+// they connected or listened (SO_PEERCRED). Of any other socket the error wraps
+// ENODATA: there the kernel says user -1, and no error.
 func PeerCred(s families.Socket) (families.Creds, error) {
 	var c families.Creds
 	err := control(s, func(fd int) error {
 		u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err != nil {
 			return err
+		}
+		if u.Uid == ^uint32(0) {
+			return fmt.Errorf("the peer has no credentials: %w", unix.ENODATA)
 		}
 		c = families.Creds{PID: u.Pid, UID: u.Uid, GID: u.Gid}
 		return nil

@@ -15,7 +15,10 @@ type RelaySpec struct {
 	ConnectTimeout time.Duration // 0: 10 s
 	Idle           time.Duration // 0: none, 60 s for datagrams; -1: none
 	HalfClose      time.Duration // 0: none
-	Balance        string        // "": roundrobin
+	Balance        string        // "": roundrobin; least, failover, fanout
+	Allow          []Allow       // who may come in; nil: everybody
+	Rate           int64         // bytes a second, each direction, of all sessions together; 0: no limit
+	Pass           string        // "", or PassRights
 	Permanent      bool
 	Source         string // the configuration file, or ""
 
@@ -34,6 +37,9 @@ type DirFD struct {
 	FD   int    // -1: none; the path may be named freely (configuration of root)
 	Name string // in plain form
 }
+
+// PassRights has descriptors that come with unix messages passed on (SCM_RIGHTS).
+const PassRights = "rights"
 
 // Defaults of a RelaySpec.
 const (
@@ -99,6 +105,9 @@ type RelayChange struct {
 	Idle           *time.Duration
 	HalfClose      *time.Duration
 	Balance        *string
+	Allow          *[]Allow // all of them: it replaces the list
+	Rate           *int64
+	Pass           *string
 }
 
 // NoFD stands where no descriptor was passed.
