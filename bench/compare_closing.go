@@ -31,8 +31,10 @@ func closingTrials(late time.Duration) []trial {
 			means: "an answer that was cut short looks complete", run: repeated(10, serverResets)},
 		trial{name: "rst-client", title: "client sends 1000 B, then RST, at once or 20 ms later, 10 times: what the backend sees", wish: wish{from: "tcp", to: "tcp"},
 			means: "a request that was given up looks complete, and is carried out", run: repeated(10, clientResets)},
-		trial{name: "urgent", title: "a byte sent with MSG_OOB, between other bytes, 3 times", wish: wish{from: "tcp", to: "tcp"},
+		trial{name: "urgent", title: "a byte sent with MSG_OOB by the client, between other bytes, 3 times", wish: wish{from: "tcp", to: "tcp"},
 			means: "telnet's and rlogin's interrupt does not interrupt, or a byte is missing", run: repeated(3, urgentByte)},
+		trial{name: "urgent-back", title: "a byte sent with MSG_OOB by the backend, between other bytes, 3 times", wish: wish{from: "tcp", to: "tcp"},
+			means: "as above", run: repeated(3, urgentAnswer)},
 	)
 }
 
@@ -167,19 +169,35 @@ func urgentByte(ctx context.Context, s *stage) (finding, error) {
 	if err != nil {
 		return finding{}, err
 	}
-	for _, part := range []struct {
-		text  string
-		flags int
-	}{{before, 0}, {urgent, syscall.MSG_OOB}, {after, 0}} {
-		if err := sendFlags(c, part.text, part.flags); err != nil {
-			return finding{}, err
-		}
-	}
-	if err := closeWrite(c); err != nil {
+	if err := sendUrgent(c); err != nil {
 		return finding{}, err
 	}
 	word, err := first(ctx, seen, "the backend")
 	return finding{word: word}, err
+}
+
+func urgentAnswer(ctx context.Context, s *stage) (finding, error) {
+	to, err := s.serve(func(c net.Conn) {
+		_ = sendUrgent(c) // the client says what arrives
+		_, _ = readOut(c) // it has seen all of it when it leaves
+	})
+	if err != nil {
+		return finding{}, err
+	}
+	c, err := s.through(ctx, to)
+	if err != nil {
+		return finding{}, err
+	}
+	return finding{word: describeUrgent(c)}, nil
+}
+
+// sendUrgent sends the urgent byte between its neighbours, and FIN.
+func sendUrgent(c net.Conn) error {
+	return errors.Join(
+		sendFlags(c, before, 0),
+		sendFlags(c, urgent, syscall.MSG_OOB),
+		sendFlags(c, after, 0),
+		closeWrite(c))
 }
 
 func sendFlags(c net.Conn, text string, flags int) error {

@@ -23,7 +23,7 @@ type wish struct {
 	wildcard bool          // listen on every address
 	accept   bool          // the PROXY protocol, of its clients
 	send     string        // the version of the PROXY protocol for the backend
-	rights   bool          // pass on descriptors
+	rights   bool          // pass on descriptors, if there is a word for that
 	uid      string        // let in this user only
 	files    int           // RLIMIT_NOFILE
 	patience time.Duration // for dialling the backend
@@ -37,7 +37,6 @@ type abilities struct {
 	nets     []string // of FROM and TO
 	accept   bool
 	send     []string
-	rights   bool
 	uid      bool
 	patience bool
 	reloads  bool
@@ -57,8 +56,6 @@ func (a abilities) lacks(w wish) string {
 		return "no PROXY protocol in"
 	case w.send != "" && !slices.Contains(a.send, w.send):
 		return "no PROXY " + w.send + " out"
-	case w.rights && !a.rights:
-		return "no word for it"
 	case w.uid != "" && !a.uid:
 		return "no rule by uid"
 	case w.patience != 0 && !a.patience:
@@ -135,7 +132,7 @@ func chooseContestants(bin string, match *regexp.Regexp) []contestant {
 }
 
 func compareDirect() contestant {
-	return contestant{name: "direct", can: abilities{direct: true, nets: everyNet, rights: true, patience: true, answers: true},
+	return contestant{name: "direct", can: abilities{direct: true, nets: everyNet, patience: true, answers: true},
 		lay: func(_ context.Context, _ string, _ wish, to endpoint) (*laid, error) { return &laid{at: to}, nil }}
 }
 
@@ -249,7 +246,7 @@ func listsInet(text string, at endpoint) (bool, error) {
 
 func compareSockd(bin string) contestant {
 	return contestant{name: "sockd",
-		can: abilities{nets: everyNet, accept: true, send: []string{"v1", "v2"}, rights: true, uid: true,
+		can: abilities{nets: everyNet, accept: true, send: []string{"v1", "v2"}, uid: true,
 			patience: true, reloads: true, answers: true},
 		lay: func(ctx context.Context, dir string, w wish, to endpoint) (*laid, error) {
 			return sockdDaemon{bin: bin, dir: dir}.lay(ctx, w, to)

@@ -58,6 +58,7 @@ func TestDirectDoesWhatTheSocketsPromise(t *testing.T) {
 		"rst-server":          "1000 B, RST",
 		"rst-client":          "1000 B, RST",
 		"urgent":              "urgent, in order",
+		"urgent-back":         "urgent, in order",
 		"refused":             "refused",
 		"timed-out":           "no connection",
 		"early-answer":        "arrives",

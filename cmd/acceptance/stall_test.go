@@ -138,61 +138,108 @@ func stopsFor(t *testing.T) time.Duration {
 	return d
 }
 
-// A backend or a client that is stopped by SIGSTOP for a while, as a debugger or a
-// full machine does, costs nothing but the time.
+// A backend or a client that is stopped by SIGSTOP for a while, as by a debugger or a
+// full machine, costs nothing but the time.
 func TestAPeerThatIsStopped(t *testing.T) {
 	for _, side := range []string{"backend", "client"} {
 		t.Run(side, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, nil)
 			k := s.caller()
-			dir := t.TempDir()
-			in, out, to := filepath.Join(dir, "in"), filepath.Join(dir, "out"), filepath.Join(dir, "to")
-			blob := make([]byte, 64<<20) // more than all buffers on the way
-			_, _ = rand.Read(blob)       // it never fails
-			require.NoError(t, os.WriteFile(in, blob, 0o600))
-			addr := relayAddress(t, s.run("relay", "add", "tcp:127.0.0.1:0", "unix:"+to))
-
-			backend, client := []string{"UNIX-LISTEN:" + to, "CREATE:" + out}, []string{"FILE:" + in, "TCP:" + addr}
-			if side == "client" {
-				backend, client = []string{"FILE:" + in, "UNIX-LISTEN:" + to}, []string{"TCP:" + addr, "CREATE:" + out}
-			}
-			// The backend is stopped before it accepts, so that no byte has moved when
-			// the client is in its place.
-			b := socat(t, backend)
-			s.eventually("the backend listens", func() bool { return isSocket(to) == nil })
-			b.halt(s)
-			c := socat(t, client)
-			s.eventually("the session is open", func() bool { return k.session().State == "open" })
-			stopped, limitedBy := b, "to"
-			if side == "client" {
-				c.halt(s)
-				b.proceed(t)
-				stopped, limitedBy = c, "from"
-			}
-			s.eventually("the session says who is slow", func() bool { return k.session().LimitedBy == limitedBy })
+			d := s.deliver(t, k, side)
+			s.eventually("the session says who is slow", func() bool { return k.session().LimitedBy == d.limitedBy })
 			stop := stopsFor(t)
 			require.Less(t, s.spends(stop), idleCPU*stop/time.Second, "the daemon waits")
-			stopped.proceed(t)
+			d.stopped.proceed(t)
 
-			require.NoError(t, c.cmd.Wait())
-			require.NoError(t, b.cmd.Wait())
-			require.Equal(t, sha256.Sum256(blob), sum(t, out))
+			require.NoError(t, d.client.cmd.Wait())
+			require.NoError(t, d.backend.cmd.Wait())
+			require.Equal(t, sum(t, d.in), sum(t, d.out))
 			s.eventually("the session is over", func() bool { return k.relay().Sessions == 0 })
 			r := k.relay()
-			require.EqualValues(t, len(blob), r.RxBytes+r.TxBytes)
+			require.EqualValues(t, deliverySize, r.RxBytes+r.TxBytes)
 			require.Empty(t, r.Drops)
 		})
 	}
+}
+
+// deliverySize is more than all buffers on the way.
+const deliverySize = 64 << 20
+
+// A delivery brings the file in to the file out, towards a side that is stopped before
+// the first byte has moved.
+type delivery struct {
+	in, out                  string
+	client, backend, stopped *process
+	limitedBy                string
+}
+
+// deliver begins a delivery through a relay, towards the backend or the client.
+func (s *sockd) deliver(t *testing.T, k *caller, side string) *delivery {
+	t.Helper()
+	dir := t.TempDir()
+	d := &delivery{in: filepath.Join(dir, "in"), out: filepath.Join(dir, "out")}
+	blob := make([]byte, deliverySize)
+	_, _ = rand.Read(blob) // it never fails
+	require.NoError(t, os.WriteFile(d.in, blob, 0o600))
+	to := filepath.Join(dir, "to")
+	dial := "TCP:" + relayAddress(t, s.run("relay", "add", "tcp:127.0.0.1:0", "unix:"+to))
+	if side == "client" {
+		d.toClient(s, k, dial, to)
+	} else {
+		d.toBackend(s, dial, to)
+	}
+	return d
+}
+
+// toBackend: it listens, but it never accepts until it may proceed.
+func (d *delivery) toBackend(s *sockd, dial, to string) {
+	s.t.Helper()
+	d.backend = s.listening(to, "UNIX-LISTEN:"+to, "CREATE:"+d.out)
+	d.client = socat(s.t, "FILE:"+d.in, dial)
+	d.stopped, d.limitedBy = d.backend, "to"
+}
+
+// toClient: the backend begins when the client, in its place, stands still.
+func (d *delivery) toClient(s *sockd, k *caller, dial, to string) {
+	s.t.Helper()
+	d.backend = s.listening(to, "FILE:"+d.in, "UNIX-LISTEN:"+to)
+	d.client = socat(s.t, dial, "CREATE:"+d.out)
+	s.eventually("the session is open", func() bool { return k.session().State == "open" })
+	d.client.halt(s)
+	d.backend.proceed(s.t)
+	d.stopped, d.limitedBy = d.client, "from"
+}
+
+// listening is a socat that listens on path and stands still.
+func (s *sockd) listening(path, from, to string) *process {
+	s.t.Helper()
+	p := socat(s.t, from, to)
+	s.eventually("the backend listens", func() bool { return isListening(path) })
+	p.halt(s)
+	return p
+}
+
+// isListening tells by /proc/net/unix, as proc_net(5) has it, whether somebody listens
+// on a path: it is there before that.
+func isListening(path string) bool {
+	b, _ := os.ReadFile("/proc/net/unix") // without it nobody listens
+	const acceptsConnections = "00010000" // __SO_ACCEPTCON
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 8 && f[3] == acceptsConnections && f[7] == path {
+			return true
+		}
+	}
+	return false
 }
 
 // A process is a peer of its own that can be stopped.
 type process struct{ cmd *exec.Cmd }
 
 // socat runs a one-way socat from one address to the other.
-func socat(t *testing.T, addresses []string) *process {
+func socat(t *testing.T, from, to string) *process {
 	t.Helper()
-	cmd := exec.Command("socat", append([]string{"-u"}, addresses...)...)
+	cmd := exec.Command("socat", "-u", from, to)
 	background(t, cmd)
 	return &process{cmd}
 }

@@ -194,6 +194,9 @@ func (r *relay) checkPairs(p *plan) error {
 		if err := checkFanout(p.balance, to); err != nil {
 			return err
 		}
+		if err := checkFanoutFrom(p.balance, r.fromBy(p)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

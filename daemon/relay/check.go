@@ -73,6 +73,9 @@ func checkPair(from, to side) error {
 	if from.kind == kindUnknown || to.kind == kindUnknown {
 		return nil
 	}
+	if err := checkHeaders(from, to); err != nil {
+		return err
+	}
 	if from.messages() == to.messages() {
 		return nil
 	}
@@ -90,6 +93,17 @@ func checkPair(from, to side) error {
 		Reason: fmt.Sprintf("%s to %s: %s is a stream without the message borders that %s has", from.word, to.word, stream.word, messages.word),
 		Next:   "give it some with framing=u16be, a length in front of each message",
 	}
+}
+
+// checkHeaders: a datagram has its PROXY header in front only from udp to udp.
+func checkHeaders(from, to side) error {
+	udp := func(s side) bool { return s.kind == kindDgram && !s.unix }
+	for _, s := range []struct{ side, other side }{{from, to}, {to, from}} {
+		if s.side.proxy != "" && udp(s.side) && !udp(s.other) {
+			return &ReasonError{Reason: fmt.Sprintf("%s to %s: proxy= on datagrams goes from udp to udp", from.word, to.word), Next: "leave it out"}
+		}
+	}
+	return nil
 }
 
 // checkAlone refuses what no relay can carry, whatever the other end is, and options
@@ -203,6 +217,9 @@ func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
 // checkTarget looks at whether one TO goes with FROM. Each alone is right.
 func (e *Engine) checkTarget(spec model.RelaySpec, to families.Endpoint, fromKind, toKind kind) error {
 	if err := checkPair(sideOf(spec.From, fromKind), sideOf(to, toKind)); err != nil {
+		return err
+	}
+	if err := checkFanoutFrom(spec.Balance, sideOf(spec.From, fromKind)); err != nil {
 		return err
 	}
 	if fromKind == kindPacket && toKind == kindPacket {

@@ -92,6 +92,14 @@ func checkArrival(from side, state families.State, rules []model.Allow) error {
 	return &ReasonError{Reason: fmt.Sprintf("%s is connected, so nobody comes whom allow could let in", from.word), Next: "leave it out"}
 }
 
+// checkFanoutFrom refuses what the clients of a fanout cannot say.
+func checkFanoutFrom(balance string, from side) error {
+	if balance != balanceFanout || from.proxy == "" || from.kind != kindDgram {
+		return nil
+	}
+	return &ReasonError{Reason: fmt.Sprintf("balance fanout: the datagrams that come to %s have no PROXY header there", from.word), Next: "leave out proxy=accept"}
+}
+
 // checkFanout refuses a branch that has no message borders.
 func checkFanout(balance string, to side) error {
 	if balance != balanceFanout || to.kind == kindUnknown || to.messages() {

@@ -58,6 +58,8 @@ func TestOptionsOfWhatFlowsStandWhereTheyMeanSomething(t *testing.T) {
 		{name: "TO accepts none", from: "tcp::80", to: "unix:/x,proxy=accept", want: `endpoint "unix:/x,proxy=accept": column 9: "proxy=accept" belongs to FROM`},
 		{name: "proxy on seqpacket", from: "unixpacket:/a,proxy=accept", to: "unixpacket:/x", want: `endpoint "unixpacket:/a,proxy=accept": column 15: "proxy" is for streams and udp`},
 		{name: "proxy on unixgram", from: "unixgram:/a", to: "unixgram:/x,proxy=v2", want: `endpoint "unixgram:/x,proxy=v2": column 13: "proxy" is for streams and udp`},
+		{name: "a header before a unix datagram's", from: "unixgram:/a", to: "udp:127.0.0.1:81,proxy=v2", want: "unixgram to udp: proxy= on datagrams goes from udp to udp; leave it out"},
+		{name: "a header of a datagram for a stream", from: "udp::80,proxy=accept", to: "tcp:127.0.0.1:81,framing=lf", want: "udp to tcp: proxy= on datagrams goes from udp to udp; leave it out"},
 		{name: "a version that is none", from: "tcp::80", to: "unix:/x,proxy=v3", want: `endpoint "unix:/x,proxy=v3": column 9: proxy wants accept, v1 or v2`},
 
 		{name: "fanout", from: "udp::80", to: "udp:127.0.0.1:81,loss=block,queue=16", balance: "fanout"},

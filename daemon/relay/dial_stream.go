@@ -28,7 +28,8 @@ func (e *Engine) fastTargetOf(b *backend) *fastTarget {
 		return nil
 	}
 	t := targets[0]
-	if scope := t.Addr.Scope(); !scope.Prefix.IsValid() || t.Spec.Type != families.Stream {
+	_, plain := t.Family.(families.Plain)
+	if scope := t.Addr.Scope(); !plain || !scope.Prefix.IsValid() || t.Spec.Type != families.Stream {
 		return nil
 	}
 	name := t.Addr.Sockaddr()

@@ -3,34 +3,46 @@
 //
 // # Who owns what
 //
-// The Engine owns its relays, a relay owns its listening socket and its
-// sessions, a session owns its two sockets and the goroutines that pump between
-// them. Each closes what it owns and waits for it: Engine.Close returns when no
-// goroutine and no descriptor of any relay is left.
+// The Engine owns its shards and its relays, a relay owns its listening socket and its
+// sessions, a session owns its two sockets. Each closes what it owns and waits for it:
+// Engine.Close returns when no goroutine and no descriptor of any relay is left.
 //
-//	Engine ─┬─ relay ─┬─ front     FROM: acceptor (connections), udpFront (UDP to UDP), peers (other datagrams), once (id:, packet)
+//	Engine ─┬─ shard     an event loop: one thread, one epoll set, thousands of descriptors
+//	        ├─ relay ─┬─ front     FROM: acceptor (connections), udpFront (UDP to UDP), peers (other datagrams), once (id:, packet)
 //	        │         ├─ plan      TO: backends in the order to dial them, and bounds; replaced as a whole
-//	        │         └─ session ─┬─ leg FROM ──pump──► leg TO
-//	        │                     └─ leg FROM ◄──pump── leg TO
+//	        │         └─ session ─┬─ FROM ──►── TO
+//	        │                     └─ FROM ──◄── TO
 //	        └─ relay ...
+//
+// A session is one of three kinds, all of them conversations to their relay:
+//
+//	stream        two bare stream descriptors on a shard, which alone touches them
+//	udpSession    a client of a udpFront: its TO, on the shard of FROM
+//	session       all else: messages between two families.Sockets, a goroutine a direction
+//
+// What comes before a stream's first byte and takes more than a system call (a PROXY
+// header, a host name, a path to open as its owner) is a prologue: a goroutine, which
+// hands both sides to the shard and ends.
 //
 // Locks are taken in the order Engine, relay, session, peer, plan, and none is
 // held across a system call or a call of the Host (but Engine.replacing, which only
 // Replace takes, and those of a udpFront and its sessions while a counter of the
-// kernel is read, which keeps the descriptor from being closed meanwhile).
+// kernel is read, which keeps the descriptor from being closed meanwhile). What runs on
+// a shard never blocks, and takes a lock only for some assignments.
 //
 // # How it ends
 //
 // The far side sees what the near side did: an end is passed on as an end while
 // the other direction runs on, an error resets both after what was read before it
-// has been delivered. A session's end closes its sockets, which is what wakes its
-// pumps: they wait without contexts, so that waiting costs nothing.
+// has been delivered. Whoever wants a session to end calls its end, from anywhere: a
+// stream is told on its shard; the others close their sockets, which is what wakes
+// their pumps: they wait without contexts, so that waiting costs nothing.
 //
 // # What is counted
 //
 // Bytes and messages are counted when they are received, when they are passed on
 // and when they are lost, so that in = out + in flight + lost for each direction
-// of each session; what is in flight lies in the pump's one buffer. Losses have a
+// of each session; what is in flight is one piece or one message a direction. Losses have a
 // cause each, and what the kernel drops from a full queue is one of them. A relay
 // keeps the sums of sessions that have ended.
 //
@@ -47,7 +59,7 @@
 // # What cannot be joined
 //
 // The table is checkPair: streams to streams, messages to messages, where a stream
-// with framing= has messages; raw IP sockets to nothing. Frames of a packet endpoint are messages; towards anything but a
-// packet endpoint their checksums are completed and large ones cut (see
-// segmenter).
+// with framing= has messages; raw IP sockets to nothing. Frames of a packet endpoint
+// are messages; towards anything but a packet endpoint their checksums are completed
+// and large ones cut (see segmenter).
 package relay
