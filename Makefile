@@ -104,7 +104,7 @@ bench: build ## sockd beside its peers, those that are installed; takes ten minu
 	$(GO) run ./bench -bin bin $(BENCH)
 
 # COMPARE='-doc docs/comparison.md' writes the tables there.
-compare: build ## what becomes of resets, half-closes, datagrams ...: sockd beside its peers; four minutes
+compare: build ## what becomes of resets, half-closes, datagrams: sockd beside its peers; five minutes
 	$(GO) run ./bench compare -bin bin $(COMPARE)
 
 .PHONY: bench compare

@@ -89,10 +89,10 @@ func (a *acceptor) serve(r *relay) error {
 		if err := a.waitRoom(r); err != nil {
 			return err
 		}
-		c, err := l.Accept()
+		c, spare, err := acceptWithSpare(l)
 		if err == nil {
 			pause = soonestRetry
-			a.begin(r, c)
+			a.begin(r, c, spare)
 			if r.single {
 				return a.only(r)
 			}
@@ -104,9 +104,7 @@ func (a *acceptor) serve(r *relay) error {
 			r.setState(stateListening, "")
 			err = a.sock.Wait(r.ctx, families.Readable)
 		case outOfDescriptors(err):
-			r.lost.add(causeDescriptors, 1)
-			r.setState(stateWaiting, err.Error())
-			err = r.backOff(&pause)
+			err = r.backOff(err, &pause)
 		case passing(err):
 			err = nil
 		}
@@ -131,8 +129,11 @@ func (a *acceptor) only(r *relay) error {
 }
 
 // begin makes a session of a connection.
-func (a *acceptor) begin(r *relay, c families.Socket) {
+func (a *acceptor) begin(r *relay, c families.Socket, spare spare) {
 	p := r.holdPlan()
+	if a.kind != kindStream || p.own.framing != "" {
+		spare.drop() // its dial waits where it must
+	}
 	switch {
 	case (a.kind != kindStream || p.own.framing != "") && !r.lets(p, c):
 		p.release()
@@ -146,27 +147,24 @@ func (a *acceptor) begin(r *relay, c families.Socket) {
 		s := newSession(r, p, framedLeg(c, p.own.framing, c.Info().Family == "local"))
 		r.begin(s, s.run)
 	default:
-		r.beginStream(p, c)
+		r.beginStream(p, c, spare)
 	}
 }
 
 // beginStream makes a stream of a connection that was accepted.
-func (r *relay) beginStream(p *plan, c families.Socket) {
+func (r *relay) beginStream(p *plan, c families.Socket, spare spare) {
 	s := newStream(r, p, r.eng.pick())
+	s.spare = spare
 	s.peerText = newLeg(c, kindStream).text
-	if !p.fast() || p.own.proxy != "" || len(p.allow) > 0 {
-		(&prologue{s: s, from: c, own: true}).begin()
-		return
+	if p.fast() && p.own.proxy == "" && len(p.allow) == 0 {
+		local := c.Info().Family == "local"
+		if fd, err := ksock.Detach(c); err == nil {
+			r.enter(s)
+			s.sh.do(func() { s.beginFast(fd, local) })
+			return
+		}
 	}
-	local := c.Info().Family == "local"
-	fd, err := ksock.Detach(c)
-	r.enter(s)
-	if err != nil {
-		_ = c.Close() // it cannot be had
-		s.end(err)
-		return
-	}
-	s.sh.do(func() { s.beginFast(fd, local) })
+	(&prologue{s: s, from: c, own: true}).begin()
 }
 
 // waitRoom claims room for a session, however long that takes.
@@ -185,7 +183,10 @@ func (a *acceptor) waitRoom(r *relay) error {
 // backOff waits until a descriptor may be free: a session's end, or some time.
 // Until then the connection stays in the queue, where poll would find it again
 // and again.
-func (r *relay) backOff(pause *time.Duration) error {
+func (r *relay) backOff(trouble error, pause *time.Duration) error {
+	r.lost.add(causeDescriptors, 1)
+	r.setState(stateWaiting, trouble.Error())
+	r.eng.spareDescriptors()
 	t := time.NewTimer(*pause)
 	defer t.Stop()
 	*pause = min(2**pause, latestRetry)

@@ -15,7 +15,23 @@ func (r *relay) keepsFrom(spec model.RelaySpec) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, wanted := familyPart(r.spec.From), familyPart(spec.From)
-	return !r.single && !r.draining && r.state != stateFailed && old.String() == wanted.String()
+	return !r.single && !r.draining && r.state != stateFailed && (old.String() == wanted.String() || r.isBoundTo(old, wanted))
+}
+
+// isBoundTo tells whether wanted names the address that FROM's was bound to, where the
+// system chose a part of it, as a port.
+func (r *relay) isBoundTo(old, wanted families.Endpoint) bool {
+	for _, at := range r.front.local() {
+		bound, err := families.ParseEndpoint(at)
+		if err != nil {
+			continue
+		}
+		old.Address = bound.Address
+		if old.String() == wanted.String() {
+			return true
+		}
+	}
+	return false
 }
 
 // retarget gives the relay another plan and bounds. Sessions keep theirs. With

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/sockd/sockd/families"
@@ -72,10 +73,19 @@ var causeNames = [numCauses]string{
 //
 //	in = out + in flight + lost
 //
-// where what is in flight lies in the pump's one buffer.
+// where what is in flight lies in the pump's one buffer, or waits to be sent; see
+// Engine.Audit. Streams count bytes alone.
 type flow struct {
 	inBytes, outBytes, lostBytes    atomic.Int64
 	inMessages, outMessages, lostMs atomic.Int64
+	// turn keeps the counts of one message together with what is in hand, for those who
+	// audit: a goroutine that pumps messages has it while it counts, never while it
+	// moves them. Streams and UDP do without: they count on their shard, and are asked
+	// there.
+	turn sync.Mutex // guards hand
+	// hand is the message that a pump has taken and not disposed of. It is set and
+	// cleared, not counted, so that it does not follow from the counters.
+	hand amount
 	// waits tells that the pump waits for its sink to take more.
 	waits atomic.Bool
 	// paced tells that the pump waits for the relay's rate.
@@ -97,8 +107,51 @@ func (f *flow) lost(n int) {
 	f.lostMs.Add(1)
 }
 
+// take counts a message that a pump has received, and has in hand now.
+func (f *flow) take(n int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.received(n)
+	f.hand = amount{1, int64(n)}
+}
+
+// hold puts a message in a pump's hand that was counted as received when it began to
+// wait.
+func (f *flow) hold(n int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.hand = amount{1, int64(n)}
+}
+
+// pass counts the message in hand as sent.
+func (f *flow) pass(n int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.sent(n)
+	f.hand = amount{}
+}
+
+// drop counts the message in hand as lost.
+func (f *flow) drop(n int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.lost(n)
+	f.hand = amount{}
+}
+
+// turnAway counts messages that were received and belong to no session.
+func (f *flow) turnAway(messages, bytes int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.receivedMany(messages, bytes)
+	f.lostBytes.Add(int64(bytes))
+	f.lostMs.Add(int64(messages))
+}
+
 // takeBack undoes the receipt and the loss of a message that goes elsewhere.
 func (f *flow) takeBack(n int) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
 	f.inBytes.Add(-int64(n))
 	f.inMessages.Add(-1)
 	f.lostBytes.Add(-int64(n))
@@ -118,15 +171,15 @@ func (l *losses) add(c cause, n int64) { l[c].Add(n) }
 
 // tally is a sum of counters, of sessions that have ended or of a whole relay.
 type tally struct {
-	rx, tx int64
+	rx, tx books
 	lost   [numCauses]int64
 }
 
 // take adds a session's counters, and what the kernel dropped from its TO's queue.
 func (t *tally) take(c conversation) {
 	s := c.common()
-	t.rx += s.rx.outBytes.Load()
-	t.tx += s.tx.outBytes.Load()
+	t.rx.add(s.rx.counted())
+	t.tx.add(s.tx.counted())
 	t.takeLosses(&s.lost)
 	if s, ok := c.(*session); ok {
 		t.takeInside(s.from)
@@ -146,8 +199,8 @@ func kernelDrops(s families.Socket) uint64 {
 }
 
 func (t *tally) add(u *tally) {
-	t.rx += u.rx
-	t.tx += u.tx
+	t.rx.add(u.rx)
+	t.tx.add(u.tx)
 	for c := range u.lost {
 		t.lost[c] += u.lost[c]
 	}

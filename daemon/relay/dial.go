@@ -61,7 +61,9 @@ func (d *dialer) dial(ctx context.Context, p *plan) (*leg, error) {
 			b.back()
 			return l, nil
 		}
-		b.away()
+		if !outOfDescriptors(err) {
+			b.away()
+		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -76,7 +78,7 @@ func (d *dialer) dialBackend(ctx context.Context, p *plan, b *backend) (*leg, er
 	defer cancel()
 	// The session counts from here on, so that "least" sees dials under way.
 	b.busy.enter()
-	l, err := d.open(ctx, b)
+	l, err := d.openPatiently(ctx, b)
 	if err != nil {
 		b.busy.leave()
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -95,7 +95,7 @@ func (s *stream) dialNext() {
 // tryDial begins one connection. What is left to do is an event.
 func (s *stream) tryDial(b *backend) error {
 	b.busy.enter() // from here on, so that "least" sees dials under way
-	fd, err := ksock.NewFD(b.fast.domain)
+	fd, err := s.spare.take(b.fast.domain)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,9 @@ func (s *stream) redial(err error) {
 // dialFailed notes why a backend could not be reached, and lets go of the attempt.
 func (s *stream) dialFailed(err error) {
 	d := s.dial
-	d.b.away()
+	if !outOfDescriptors(err) {
+		d.b.away()
+	}
 	d.err = &DialError{To: d.b.text, Next: dialHint(d.b, err), Err: s.dialOpError(d.b, err)}
 	s.stopDial()
 }

@@ -30,6 +30,9 @@ type door struct {
 	token token
 	open  bool
 	peer  families.Name
+	// spare is a descriptor for the next session's TO. It is opened before the client
+	// is accepted: one that could not be passed on would have to be reset.
+	spare spare
 }
 
 // newDoor takes the descriptor out of a listening socket.
@@ -43,7 +46,7 @@ func newDoor(e *Engine, s families.Socket) (*door, error) {
 	if !ok {
 		return nil, families.ErrNotSupported
 	}
-	d := &door{eng: e, namer: s, local: i.Family == "local", fam: a, sh: e.pick(), trouble: make(chan error, 1)}
+	d := &door{eng: e, namer: s, local: i.Family == "local", fam: a, sh: e.pick(), trouble: make(chan error, 1), spare: noSpare}
 	if d.fd, err = ksock.Detach(s); err != nil {
 		return nil, err
 	}
@@ -70,9 +73,7 @@ func (d *door) serve(r *relay) error {
 			err = r.awaitRoom()
 			pause = soonestRetry
 		case outOfDescriptors(trouble):
-			r.lost.add(causeDescriptors, 1)
-			r.setState(stateWaiting, trouble.Error())
-			err = r.backOff(&pause)
+			err = r.backOff(trouble, &pause)
 		default:
 			return trouble
 		}
@@ -138,6 +139,7 @@ func (d *door) shut() {
 		d.open = false
 		d.sh.unwatch(d.token, int(d.fd))
 	}
+	d.spare.drop()
 }
 
 // ready accepts one connection: handler. If there are more, the next turn brings the
@@ -145,6 +147,11 @@ func (d *door) shut() {
 func (d *door) ready(ksock.Events) {
 	if !d.r.claim() {
 		d.say(nil)
+		return
+	}
+	if err := d.reserve(); err != nil {
+		d.r.unclaim()
+		d.say(err)
 		return
 	}
 	fd, err := ksock.AcceptFD(int(d.fd), &d.peer)
@@ -156,6 +163,21 @@ func (d *door) ready(ksock.Events) {
 	if !ksock.IsEAGAIN(err) && !passing(err) {
 		d.say(err)
 	}
+}
+
+// reserve has a spare ready.
+func (d *door) reserve() (err error) {
+	if d.spare.fd != ksock.NoDescriptor {
+		return nil
+	}
+	p := d.r.holdPlan()
+	defer p.release()
+	if p.fast() {
+		d.spare, err = newSpare(p.backends[0].fast.domain)
+		return err
+	}
+	d.spare, err = newSpare(0)
+	return err
 }
 
 // say shuts the door and tells serve why.
@@ -176,7 +198,7 @@ func (d *door) admit(fd ksock.FD) {
 	}
 	sh := d.eng.roomiest(d.sh)
 	s := newStream(d.r, p, sh)
-	s.peer, s.namer = d.peer, d.namer
+	s.peer, s.namer, s.spare, d.spare = d.peer, d.namer, d.spare, noSpare
 	switch {
 	case !p.fast() || p.own.proxy != "" || !p.allow.cheap():
 		d.beginSlow(s, fd)

@@ -862,3 +862,24 @@ func TestPortZeroIsNoTarget(t *testing.T) {
 	}
 	require.ErrorIs(t, w.eng.Check(spec(t, "udp:127.0.0.1:0", "udp:127.0.0.1:0")), families.ErrSyntax)
 }
+
+// Whoever reads where a relay listens may say so when replacing it.
+func TestReplaceKnowsTheAddressThatTheSystemChose(t *testing.T) {
+	for _, from := range []string{"tcp:127.0.0.1:0", "udp:127.0.0.1:0", "tcp:127.0.0.1:0,backlog=5"} {
+		t.Run(from, func(t *testing.T) {
+			w := newWorld(t)
+			network, _, _ := strings.Cut(from, ":")
+			s := spec(t, from, network+":127.0.0.1:9")
+			s.Name = "web"
+			r := w.mustAdd(s)
+			again := spec(t, r.Local[0], network+":127.0.0.1:10")
+			again.Name = "web"
+			again.From.Options = s.From.Options
+			got, err := w.eng.Replace(t.Context(), again)
+			require.NoError(t, err)
+			require.Equal(t, r.ID, got.ID, "it is the same relay")
+			require.Equal(t, r.Local, got.Local)
+			require.Equal(t, []string{network + ":127.0.0.1:10"}, got.To)
+		})
+	}
+}

@@ -90,7 +90,7 @@ func (fr frame) payload() []byte { return fr[vnetLen:] }
 func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 	fr, n, err := src.receive(b)
 	if err == nil {
-		f.received(n)
+		f.take(n)
 		s.touch()
 		return fr, s.paceMessage(f, n)
 	}
@@ -99,7 +99,7 @@ func (s *session) receive(src *leg, f *flow, b *buffer) (frame, error) {
 		return nil, families.ErrAgain
 	case errors.Is(err, families.ErrCut):
 		s.lost.add(causeFiles, discardFiles(&b.in))
-		f.received(n)
+		f.take(n)
 		s.lose(f, n, causeCut)
 		return nil, nil
 	case errors.Is(err, io.EOF):
@@ -136,7 +136,7 @@ func (s *session) paceMessage(f *flow, n int) error {
 func (s *session) tore(f *flow, err error) bool {
 	torn, ok := err.(*tornError)
 	if ok {
-		f.received(torn.got)
+		f.take(torn.got)
 		s.lose(f, torn.got, causeTorn)
 	}
 	return ok
@@ -254,7 +254,7 @@ func (s *session) forward(dst, src *leg, fr frame, f *flow, b *buffer) error {
 		seg, err := b.cutter.next()
 		switch {
 		case err == io.EOF:
-			f.sent(n)
+			f.pass(n)
 			return nil
 		case err != nil:
 			s.lose(f, n, causeInvalid)
@@ -289,7 +289,7 @@ type outcome struct {
 func (s *session) account(f *flow, n int, o outcome) error {
 	switch o.fate {
 	case sent:
-		f.sent(n)
+		f.pass(n)
 		return nil
 	case dropped:
 		s.lose(f, n, o.cause)

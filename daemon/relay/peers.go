@@ -91,7 +91,7 @@ func (p *peers) serve(r *relay) error {
 // drain takes what is there now (ErrAgain).
 func (p *peers) drain(from *leg, b *buffer) error {
 	for {
-		fr, _, err := from.receive(b)
+		fr, n, err := from.receive(b)
 		if err == nil {
 			p.deliver(b, fr)
 		}
@@ -101,7 +101,7 @@ func (p *peers) drain(from *leg, b *buffer) error {
 		case isAgain(err):
 			return families.ErrAgain
 		case errors.Is(err, families.ErrCut):
-			p.r.lost.add(causeCut, 1)
+			p.r.turnAway(1, n, causeCut)
 		case !from.passes(err):
 			return err
 		}
@@ -114,7 +114,7 @@ func (p *peers) drain(from *leg, b *buffer) error {
 func (p *peers) deliver(b *buffer, fr frame) {
 	c := p.find(b.in.Peer)
 	if !p.lets(c, b) {
-		p.r.lost.add(causeDenied, 1)
+		p.r.turnAway(1, len(fr.payload()), causeDenied)
 		return
 	}
 	if c != nil {
@@ -124,7 +124,7 @@ func (p *peers) deliver(b *buffer, fr frame) {
 		p.drop(c)
 	}
 	if !p.makeRoom() {
-		p.r.lost.add(causeBusy, 1)
+		p.r.turnAway(1, len(fr.payload()), causeBusy)
 		return
 	}
 	p.open(b, fr)
@@ -156,7 +156,7 @@ func (c *peer) take(fr frame, b *buffer) bool {
 		return true
 	}
 	defer c.done()
-	s.rx.received(n)
+	s.rx.take(n)
 	s.touch()
 	if err := s.paceMessage(&s.rx, n); err != nil {
 		return true // counted
@@ -206,7 +206,7 @@ func (c *peer) keepLocked(fr frame, b *buffer) {
 		k.files = b.in.Files
 	}
 	if len(c.pending) >= pendingMessages || c.bytes+n > pendingBytes || c.files+len(k.files) > pendingFiles {
-		c.s.lose(&c.s.rx, n, causePending)
+		c.loseLocked(n, causePending)
 		return
 	}
 	if k.files != nil {
@@ -217,14 +217,29 @@ func (c *peer) keepLocked(fr frame, b *buffer) {
 	c.files += len(k.files)
 }
 
-// waited takes what has waited; none means that the reader sends from now on.
-func (c *peer) waited() []kept {
+// next takes the message that has waited longest; none means that the reader sends
+// from now on.
+func (c *peer) next() (k kept, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.pending
-	c.pending, c.bytes, c.files = nil, 0, 0
-	c.ready = len(w) == 0
-	return w
+	if len(c.pending) == 0 {
+		c.pending, c.ready = nil, true
+		return kept{}, false
+	}
+	k, c.pending[0] = c.pending[0], kept{}
+	c.pending = c.pending[1:]
+	n := len(k.frame.payload())
+	c.bytes, c.files = c.bytes-n, c.files-len(k.files)
+	c.s.rx.hold(n)
+	return k, true
+}
+
+// waitsLocked is what waits for the dial.
+func (c *peer) waitsLocked() (a amount) {
+	for _, k := range c.pending {
+		a.add(len(k.frame.payload()))
+	}
+	return a
 }
 
 // find is the session of a client, or nil.
@@ -249,6 +264,7 @@ func (p *peers) open(b *buffer, fr frame) {
 	c := &peer{key: b.in.Peer}
 	c.sent.L = &c.mu
 	c.s = newSession(p.r, p.r.holdPlan(), p.legOf(c.key, b))
+	c.s.peer = c
 	c.mu.Lock()
 	c.keepLocked(fr, b)
 	c.mu.Unlock()
@@ -420,22 +436,17 @@ func (c *peer) run(p *peers) {
 func (c *peer) flush() error {
 	b := messageBuffers.Get().(*buffer)
 	defer messageBuffers.Put(b)
-	moved := false
-	for {
-		waited := c.waited()
-		if len(waited) == 0 {
+	for moved := false; ; moved = true {
+		k, ok := c.next()
+		if !ok {
 			c.s.r.signal() // it may make room now
 			return nil
 		}
-		for i, k := range waited {
-			b.in.Files = k.files
-			err := c.send(k.frame, b, moved)
-			c.s.lost.add(causeFiles, discardFiles(&b.in)) // those that did not go on
-			if err != nil {
-				c.lose(waited[i+1:], causeEnded)
-				return err
-			}
-			moved = true
+		b.in.Files = k.files
+		err := c.send(k.frame, b, moved)
+		c.s.lost.add(causeFiles, discardFiles(&b.in)) // those that did not go on
+		if err != nil {
+			return err // abandon counts what still waits
 		}
 	}
 }
@@ -454,7 +465,7 @@ func (c *peer) send(fr frame, b *buffer, again bool) error {
 	}
 	s.rx.takeBack(n)
 	s.lost.add(causeEnded, -1)
-	s.rx.received(n)
+	s.rx.take(n)
 	return s.forward(s.to, s.from, fr, &s.rx, b)
 }
 
@@ -462,18 +473,23 @@ func (c *peer) send(fr frame, b *buffer, again bool) error {
 // reader is done with the session then, so that its counters are final.
 func (c *peer) abandon(why cause) {
 	c.mu.Lock()
-	waited := c.pending
-	c.pending, c.gone = nil, true
+	c.gone = true
 	for c.sending {
 		c.sent.Wait()
 	}
+	waited := c.pending
+	c.pending = nil
+	for _, k := range waited {
+		c.loseLocked(len(k.frame.payload()), why)
+	}
 	c.mu.Unlock()
-	c.lose(waited, why)
-}
-
-func (c *peer) lose(messages []kept, why cause) {
-	for _, k := range messages {
-		c.s.lose(&c.s.rx, len(k.frame.payload()), why)
+	for _, k := range waited {
 		c.s.lost.add(causeFiles, discardFiles(&families.Msg{Files: k.files}))
 	}
+}
+
+// loseLocked counts a message that is not in a pump's hand.
+func (c *peer) loseLocked(n int, why cause) {
+	c.s.rx.lost(n)
+	c.s.lost.add(why, 1)
 }

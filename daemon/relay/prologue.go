@@ -47,6 +47,7 @@ func (p *prologue) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.s.spare.drop() // its place is needed now
 	if p.to == nil {
 		if p.to, err = p.s.r.dialRetry(ctx, p.s.plan); err != nil {
 			return err
@@ -59,6 +60,7 @@ func (p *prologue) prepare(ctx context.Context) error {
 // fail ends a session that did not come to be: the client gets a reset.
 func (p *prologue) fail(ctx context.Context, err error) {
 	s := p.s
+	s.spare.drop()
 	var dial *DialError
 	if errors.As(err, &dial) && ctx.Err() == nil {
 		s.lost.add(causeDial, 1)
@@ -83,13 +85,16 @@ type leftover interface {
 	Leftover() (families.Socket, []byte)
 }
 
-// bareFD takes the descriptor out of a socket, and what was received before.
-func bareFD(s families.Socket) (ksock.FD, []byte, error) {
-	var before []byte
+// bareFD takes the descriptor out of a socket, and what was received before. That
+// takes another descriptor for a moment, and is waited for.
+func bareFD(ctx context.Context, s families.Socket) (fd ksock.FD, before []byte, err error) {
 	if l, ok := s.(leftover); ok {
 		s, before = l.Leftover()
 	}
-	fd, err := ksock.Detach(s)
+	patiently(ctx, func() error {
+		fd, err = ksock.Detach(s)
+		return err
+	})
 	return fd, before, err
 }
 
@@ -151,11 +156,11 @@ func (p *prologue) announce(ctx context.Context, client proxyHeader) error {
 // closed.
 func (p *prologue) handOver(ctx context.Context) error {
 	local := p.local()
-	from, fromBefore, err := bareFD(p.from)
+	from, fromBefore, err := bareFD(ctx, p.from)
 	if err != nil {
 		return fmt.Errorf("from %s: %w", describe(p.s.peerText), err)
 	}
-	to, toBefore, err := bareFD(p.to.sock)
+	to, toBefore, err := bareFD(ctx, p.to.sock)
 	if err != nil {
 		from.Reset(!local)
 		return fmt.Errorf("to %s: %w", describe(p.to.text), err)

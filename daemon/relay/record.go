@@ -21,6 +21,11 @@ type conversation interface {
 	path() string
 	// kernelDrops is what the kernel dropped from TO's queue.
 	kernelDrops() uint64
+	// loop is the event loop that alone touches it, or nil for one of goroutines.
+	loop() *shard
+	// measure is the books of both directions with what is in flight as it is found,
+	// at one moment. It is called on loop, where there is one.
+	measure() (rx, tx books)
 }
 
 // record is what every conversation has.
@@ -97,9 +102,9 @@ func (c *record) directionDone(f *flow) (both bool) {
 	return c.fromDone && c.toDone
 }
 
-// lose counts one message that was received and not passed on.
+// lose counts the message that a pump has in hand, which is not passed on.
 func (c *record) lose(f *flow, n int, why cause) {
-	f.lost(n)
+	f.drop(n)
 	c.lost.add(why, 1)
 }
 

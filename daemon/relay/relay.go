@@ -50,6 +50,7 @@ type relay struct {
 	stop context.CancelFunc
 	pace [2]*bucket    // from FROM towards TO, and back: --rate
 	lost losses        // of messages that belong to no session, and events
+	away flow          // messages that belong to no session, from FROM: received and lost at once
 	room chan struct{} // has a token when room may have come free
 	// trouble has a token when a session has found an interface down.
 	trouble  chan struct{}
@@ -187,6 +188,12 @@ func (r *relay) leave(c conversation) {
 	}
 	r.unclaim()
 	r.signal()
+}
+
+// turnAway counts messages that were received and belong to no session, as lost.
+func (r *relay) turnAway(messages, bytes int, why cause) {
+	r.away.turnAway(messages, bytes)
+	r.lost.add(why, int64(messages))
 }
 
 // begin registers a session that has room claimed, and runs it in a goroutine
@@ -352,7 +359,7 @@ func (r *relay) model() model.Relay {
 	defer r.mu.Unlock()
 	m := model.Relay{
 		ID: r.id, Name: r.name, From: r.spec.From.String(), Local: r.front.local(), State: r.state, Cause: r.causeLocked(),
-		Sessions: int64(len(r.sessions)), Total: r.total, RxBytes: t.rx, TxBytes: t.tx, Drops: t.drops(),
+		Sessions: int64(len(r.sessions)), Total: r.total, RxBytes: t.rx.out.bytes, TxBytes: t.tx.out.bytes, Drops: t.drops(),
 		Owner: r.spec.Owner, Source: r.spec.Source, Settings: settings(r.spec),
 	}
 	for _, to := range r.spec.To {

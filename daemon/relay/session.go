@@ -26,6 +26,7 @@ type session struct {
 
 	from   *leg
 	client proxyHeader // what FROM's PROXY header said of the client
+	peer   *peer       // whose session it is, on a FROM of datagrams; else nil
 
 	// Guarded by record.mu.
 	to     *leg // nil while it is dialled; then it stays (but see redial)
@@ -358,6 +359,20 @@ func (s *session) parties() (peer, backend string) {
 }
 
 func (s *session) path() string { return "copy" }
+
+func (s *session) loop() *shard { return nil }
+
+// measure is exact, for what is counted together is counted under the locks that are
+// held here.
+func (s *session) measure() (rx, tx books) {
+	var waits amount
+	if s.peer != nil {
+		s.peer.mu.Lock()
+		defer s.peer.mu.Unlock()
+		waits = s.peer.waitsLocked()
+	}
+	return s.rx.audit(waits), s.tx.audit(amount{})
+}
 
 // kernelDrops is what the kernel dropped from TO's queue.
 func (s *session) kernelDrops() uint64 {

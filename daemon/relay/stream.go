@@ -34,6 +34,7 @@ type stream struct {
 	peerText string
 	toText   string
 	load     *gauge // of its backend
+	spare    spare  // for TO, until it is dialled
 
 	bound *alarm // of a dial, a half-closed direction, or a broken one
 	idle  *alarm
@@ -63,7 +64,7 @@ type end struct {
 
 // newStream makes a session that is not registered yet. The hold on p is its own.
 func newStream(r *relay, p *plan, sh *shard) *stream {
-	s := &stream{sh: sh, kept: true}
+	s := &stream{sh: sh, kept: true, spare: noSpare}
 	sh.live.Add(1)
 	s.init(r, p)
 	s.from.s, s.to.s = s, s
@@ -298,6 +299,7 @@ func (s *stream) finish(how func(ksock.FD)) {
 	s.bound.stop()
 	s.idle.stop()
 	s.stopDial()
+	s.spare.drop()
 	s.from.leave(how)
 	s.to.leave(how)
 	s.load.leave()
@@ -393,6 +395,12 @@ func (s *stream) path() string {
 		return "splice"
 	}
 	return "copy"
+}
+
+func (s *stream) loop() *shard { return s.sh }
+
+func (s *stream) measure() (rx, tx books) {
+	return s.rx.audit(amount{bytes: int64(s.up.inHand())}), s.tx.audit(amount{bytes: int64(s.down.inHand())})
 }
 
 // kernelDrops is 0: streams lose nothing on their way.

@@ -315,24 +315,24 @@ func (f *udpFront) find(key udpKey, h proxyHeader) *udpSession {
 
 // open begins a session for a datagram, or counts it as lost.
 func (f *udpFront) open(m *mail, key udpKey, h proxyHeader, d *ksock.Datagram) *udpSession {
-	n := int64(ksock.Segments(len(d.Data), d.Segment))
+	n := ksock.Segments(len(d.Data), d.Segment)
 	p := f.r.holdPlan()
 	if !p.allow.admitsAddr(key.peer.AddrPort().Addr()) {
 		p.release()
-		f.r.lost.add(causeDenied, n)
+		f.r.turnAway(n, len(d.Data), causeDenied)
 		return nil
 	}
 	if !f.makeRoom(m) {
 		p.release()
-		f.r.lost.add(causeBusy, n)
+		f.r.turnAway(n, len(d.Data), causeBusy)
 		return nil
 	}
 	s := newUDPSession(f, key, h, p)
 	f.add(s)
 	f.r.enter(s)
 	if err := s.dial(); err != nil {
-		s.rx.receivedMany(int(n), len(d.Data))
-		s.loseMany(&s.rx, int(n), len(d.Data), causeDial)
+		s.rx.receivedMany(n, len(d.Data))
+		s.loseMany(&s.rx, n, len(d.Data), causeDial)
 		s.noBackend(err)
 		return nil
 	}

@@ -122,6 +122,16 @@ func (p *post) keep(s *udpSession, data []byte) {
 	f.waits.Store(true)
 }
 
+// waitsOf is what waits here of one session, without what the relay has put in front.
+func (p *post) waitsOf(s *udpSession) (a amount) {
+	for _, l := range p.waiting {
+		if l.s == s {
+			a.add(len(l.data) - p.extra(s))
+		}
+	}
+	return a
+}
+
 // await asks to be told of room, or no longer.
 func (p *post) await(on bool) {
 	if p.fd != ksock.NoDescriptor {

@@ -26,7 +26,7 @@ func (f *udpFront) unwrap(d *ksock.Datagram) (h proxyHeader, ok bool) {
 	}
 	h, payload, err := proxyDatagram(d.Data)
 	if err != nil {
-		f.r.lost.add(causeNoHeader, 1)
+		f.r.turnAway(1, len(d.Data), causeNoHeader)
 		return proxyHeader{}, false
 	}
 	d.Data = payload

@@ -60,6 +60,29 @@ func (s *udpSession) parties() (peer, backend string) {
 
 func (s *udpSession) path() string { return "batch" }
 
+func (s *udpSession) loop() *shard { return s.f.sh }
+
+// measure counts the datagrams that wait for room or for a dial, and the answers that
+// have gathered for the end of the turn.
+func (s *udpSession) measure() (rx, tx books) {
+	back := s.f.out.waitsOf(s).plus(s.f.gatheredFor(s))
+	return s.rx.audit(s.out.waitsOf(s)), s.tx.audit(back)
+}
+
+// gatheredFor is what lies in the front's Outbox of one session.
+func (f *udpFront) gatheredFor(s *udpSession) (a amount) {
+	if f.sh.mail == nil || f.sh.mail.owner != f {
+		return amount{}
+	}
+	o := &f.sh.mail.replies
+	for i := range o.Len() {
+		if p := o.Parcel(i); p.Tag == any(s) {
+			a = a.plus(amount{int64(p.Datagrams - p.Sent - p.Lost), int64(p.Bytes - p.SentBytes - p.LostBytes)})
+		}
+	}
+	return a
+}
+
 // kernelDrops is what the kernel dropped from TO's queue. The lock is held across the
 // call, which only reads counters, so that the descriptor is still TO's.
 func (s *udpSession) kernelDrops() uint64 {

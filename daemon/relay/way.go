@@ -353,7 +353,7 @@ func (w *way) refused(s *stream, err error) bool {
 // close ends the way: what is in hand is lost, and counted.
 func (w *way) close(s *stream) {
 	if n := w.inHand(); n > 0 {
-		w.flow.lost(n)
+		w.flow.lostBytes.Add(int64(n))
 		s.lost.add(causeUnsent, int64(n))
 	}
 	if len(w.files) > 0 {

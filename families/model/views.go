@@ -57,3 +57,30 @@ type Capturing interface {
 	Run(ctx context.Context, w io.Writer) error
 	Close() error
 }
+
+// Audit is one line of an audit: one direction of a session, and of a session of
+// balance fanout also one branch. The law is in = out + in flight + lost, for bytes and
+// for messages, at the moment that the line is of. Streams count bytes alone.
+type Audit struct {
+	Relay ID     `json:"relay"`
+	Name  string `json:"name"`
+	// Session is 0 for all sessions of the relay that have ended, together with what
+	// belonged to no session.
+	Session ID `json:"session"`
+	// Branch is, of a fanout, the TO whose queue the line is of; "*" stands for the
+	// answers of all. Else it is empty.
+	Branch    string `json:"branch,omitempty"`
+	Direction string `json:"direction"` // rx: from FROM towards TO; tx: back
+
+	InBytes          int64 `json:"in_bytes"`        // received; of a branch: given to it
+	OutBytes         int64 `json:"out_bytes"`       // taken by the far socket
+	InFlightBytes    int64 `json:"in_flight_bytes"` // found in sockd, and not derived from the others
+	LostBytes        int64 `json:"lost_bytes"`
+	InMessages       int64 `json:"in_messages"`
+	OutMessages      int64 `json:"out_messages"`
+	InFlightMessages int64 `json:"in_flight_messages"`
+	LostMessages     int64 `json:"lost_messages"`
+
+	// Holds: the law does, and the line agrees with what show and ls say.
+	Holds bool `json:"holds"`
+}
