@@ -61,6 +61,9 @@ type Backend interface {
 	// RelayRemove: drain < 0 waits for sessions without a limit, 0 resets them.
 	RelayRemove(ctx context.Context, c model.Caller, ref string, drain time.Duration) (model.Relay, error)
 	RelaySpec(ctx context.Context, c model.Caller, ref string) (model.RelaySpec, error)
+	// RelayAudit checks the books of one relay, or for "" of all that the caller may
+	// see.
+	RelayAudit(ctx context.Context, c model.Caller, ref string) ([]model.Audit, error)
 
 	// Capture starts a capture. Nothing is delivered before Run, but frames are
 	// kept from now on.

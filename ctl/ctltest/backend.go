@@ -32,6 +32,7 @@ type Backend struct {
 	fail       error
 	captureEnd error // of each capture
 	badEnd     error // of attachments
+	audit      []model.Audit
 	undone     int64 // messages that were given back
 	handed     []int // descriptors that Open, Attach and the relays took
 }
@@ -677,6 +678,29 @@ func (b *Backend) RelaySpec(_ context.Context, _ model.Caller, ref string) (mode
 		return model.RelaySpec{}, fmt.Errorf("relay %q: %w", ref, families.ErrNotFound)
 	}
 	return r.spec, nil
+}
+
+// Audited makes lines what every audit finds, of relays that are called as they say.
+func (b *Backend) Audited(lines []model.Audit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.audit = lines
+}
+
+// RelayAudit finds what Audited says.
+func (b *Backend) RelayAudit(_ context.Context, _ model.Caller, ref string) ([]model.Audit, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var lines []model.Audit
+	for _, l := range b.audit {
+		if ref == "" || ref == l.Name {
+			lines = append(lines, l)
+		}
+	}
+	if ref != "" && lines == nil && b.relayLocked(ref) == nil {
+		return nil, fmt.Errorf("audit %q: %w", ref, families.ErrNotFound)
+	}
+	return lines, b.fail
 }
 
 // Capture starts a capture that sees nothing and ends at once, with a complete file:

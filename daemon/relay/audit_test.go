@@ -437,3 +437,33 @@ func TestAnAuditFindsBooksThatAreWrong(t *testing.T) {
 	w.mustStream(stream.ID).lost.add(causeUnsent, 1)
 	require.False(t, w.eng.Audit(stream.ID)[2].Holds)
 }
+
+// What lived on a shard that has ended can be read where one is.
+func TestAShardThatHasEndedIsStillAsked(t *testing.T) {
+	s, err := newShard(false)
+	require.NoError(t, err)
+	asked := 0
+	s.ask(func() { asked++ })
+	s.stop()
+	s.ask(func() { asked++ })
+	require.Equal(t, 2, asked)
+}
+
+// What the audit costs each message.
+func BenchmarkCountAMessage(b *testing.B) {
+	for _, bc := range []struct {
+		name  string
+		count func(*flow)
+	}{
+		{"apart", func(f *flow) { f.received(64); f.sent(64) }},
+		{"together with what is in hand", func(f *flow) { f.take(64); f.pass(64) }},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			f := new(flow)
+			for b.Loop() {
+				bc.count(f)
+			}
+		})
+	}
+}

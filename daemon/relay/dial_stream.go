@@ -111,6 +111,32 @@ func (s *stream) tryDial(b *backend) error {
 	if d := s.plan.connectTimeout; d > 0 {
 		s.bound = s.sh.after(d, func() { s.dialLate(d) })
 	}
+	return s.eager()
+}
+
+// eager passes on what the client has said already. Where the backend is near, the
+// connection stands by now, although connect did not say so, and a turn is saved. If it
+// does not, the bytes stay in hand.
+func (s *stream) eager() error {
+	if s.up.inHand() == 0 {
+		s.up.first(s)
+	}
+	if s.up.inHand() == 0 || s.up.urgent {
+		return nil
+	}
+	n, err := s.to.fd.Send(s.up.held[s.up.off:])
+	switch {
+	case ksock.IsEAGAIN(err), err == syscall.ENOTCONN:
+		return nil
+	case err != nil:
+		return err
+	}
+	s.up.flow.outBytes.Add(int64(n))
+	if s.up.off += n; s.up.off == len(s.up.held) {
+		s.up.drop()
+	}
+	s.moved, s.to.writable = true, true
+	s.dialDone()
 	return nil
 }
 

@@ -42,9 +42,11 @@
 //
 // Bytes and messages are counted when they are received, when they are passed on
 // and when they are lost, so that in = out + in flight + lost for each direction
-// of each session; what is in flight is one piece or one message a direction. Losses have a
-// cause each, and what the kernel drops from a full queue is one of them. A relay
-// keeps the sums of sessions that have ended.
+// of each session; what is in flight is one piece or one message a direction, and what
+// waits for a dial or for room. Engine.Audit checks that while all runs; audit.go says
+// what is in and what is out. Losses have a cause each, and what the kernel drops from a
+// full queue is one of them, but was not received. A relay keeps the sums of sessions
+// that have ended, and of messages that belonged to none.
 //
 // A framed stream counts messages, as their sender meant them: what stands around
 // one in the stream is not counted. A fanout's message is out when every branch has

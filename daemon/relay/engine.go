@@ -44,8 +44,8 @@ type Options struct {
 	Log      *slog.Logger // nil: slog.Default
 	// ControlSocket is the path of sockd's own control socket, which is never a target.
 	ControlSocket string
-	// Loops is how many event loops there are; 0: GOMAXPROCS. Each keeps a processor of
-	// the Go scheduler while it waits for up to a millisecond.
+	// Loops is how many event loops there are, and that each may keep a processor of the
+	// Go scheduler while it waits for a moment; 0: GOMAXPROCS loops, which do not.
 	Loops int
 }
 
@@ -86,7 +86,7 @@ func (e *Engine) openShards() error {
 		return errEngineClosed
 	}
 	for len(e.shards) < cmp.Or(e.opts.Loops, runtime.GOMAXPROCS(0)) {
-		s, err := newShard()
+		s, err := newShard(e.opts.Loops > 0)
 		if err != nil {
 			return fmt.Errorf("start the relays: %w", err)
 		}

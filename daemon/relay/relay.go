@@ -374,9 +374,7 @@ func (r *relay) model() model.Relay {
 // sum is all that was ever counted. A session that ends meanwhile is counted
 // once: it is taken as it was when the past was.
 func (r *relay) sum() tally {
-	r.mu.Lock()
-	t, running := r.past, slices.Collect(maps.Values(r.sessions))
-	r.mu.Unlock()
+	t, running := r.pastAndRunning()
 	for _, s := range running {
 		t.take(s)
 	}

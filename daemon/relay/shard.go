@@ -25,8 +25,9 @@ type shard struct {
 
 	clock  time.Duration // of this turn, since epoch
 	alarms alarms
-	queue  []runner // what has more to do, in the next turn
-	spare  []runner // last turn's queue, to be filled again
+	armed  time.Duration // when the poller's timer fires, since epoch; 0: it is not set
+	queue  []runner      // what has more to do, in the next turn
+	spare  []runner      // last turn's queue, to be filled again
 	pipes  pipePool
 	room   *room // where a piece of a stream passes through
 
@@ -56,12 +57,14 @@ type slot struct {
 	use uint32
 }
 
-// newShard starts an event loop. The caller stops it.
-func newShard() (*shard, error) {
+// newShard starts an event loop, which may keep a processor (ksock.Poller). The caller
+// stops it.
+func newShard(greedy bool) (*shard, error) {
 	p, err := ksock.NewPoller()
 	if err != nil {
 		return nil, err
 	}
+	p.Greedy = greedy
 	s := &shard{poller: p, done: make(chan struct{}), room: rooms.Get().(*room)}
 	go s.loop()
 	return s, nil
@@ -91,7 +94,11 @@ func (s *shard) loop() {
 
 // turn is one round; false means the loop is to end.
 func (s *shard) turn() bool {
-	events := s.poller.Wait(s.patience())
+	s.arm()
+	events, lapsed := s.poller.Wait(len(s.queue) == 0)
+	if lapsed {
+		s.armed = 0
+	}
 	s.clock = time.Since(epoch)
 	for _, e := range events {
 		if sl := &s.slots[uint32(e.Token)]; sl.use == uint32(e.Token>>32) && sl.h != nil {
@@ -104,15 +111,13 @@ func (s *shard) turn() bool {
 	return goOn
 }
 
-// patience is how long a turn may wait for events.
-func (s *shard) patience() time.Duration {
-	if len(s.queue) > 0 {
-		return 0
+// arm sets the timer for the first alarm, unless it fires earlier anyway.
+func (s *shard) arm() {
+	if len(s.alarms) == 0 || s.armed != 0 && s.armed <= s.alarms[0].at {
+		return
 	}
-	if len(s.alarms) == 0 {
-		return -1
-	}
-	return max(0, s.alarms[0].at-time.Since(epoch))
+	s.armed = s.alarms[0].at
+	s.poller.WakeIn(s.armed - time.Since(epoch))
 }
 
 // now is the time of this turn, since epoch.

@@ -139,6 +139,23 @@ func (w *way) copy(s *stream, limit int) bool {
 	return w.refused(s, err)
 }
 
+// first takes a piece into hand, for a sink that may not be there yet. Descriptors and
+// an urgent byte wait for it.
+func (w *way) first(s *stream) {
+	limit := s.pace(w)
+	if limit == 0 || w.src.local || w.src.atMark() {
+		s.unpace(w, limit)
+		return
+	}
+	n, err := w.src.fd.Recv(s.sh.room[:min(limit, pieceRoom)])
+	s.unpace(w, limit-n)
+	if err != nil || n == 0 {
+		return // the next event tells
+	}
+	w.received(s, n)
+	w.keep(s.sh, 0, n)
+}
+
 // recv is one attempt. A unix source may send descriptors along: they are passed on
 // where the relay is asked to, with the bytes that they came with, else closed and
 // counted.

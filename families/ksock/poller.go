@@ -45,9 +45,18 @@ type Event struct {
 // A Go program's own poller parks goroutines; this one keeps one thread that turns
 // from descriptor to descriptor, which for many short calls costs a fraction.
 type Poller struct {
-	fd, bell int
-	raw      [maxEvents]unix.EpollEvent
-	out      [maxEvents]Event
+	// Greedy keeps the processor of the Go scheduler while Wait waits, as long as that is
+	// short: giving it up and getting it back costs several microseconds, and keeps the
+	// runtime's monitor busy, which is what a request between two busy peers would wait
+	// for. A thread that the garbage collector wants to stop, or that has waited for
+	// some milliseconds, is sent a signal by the runtime, which ends the wait; then it
+	// waits as Go wants it. Whoever sets it gives the scheduler a processor more.
+	Greedy bool
+
+	fd, bell, timer int
+	raw             [maxEvents]unix.EpollEvent
+	out             [maxEvents]Event
+	lapsed          bool // the timer has fired since the last Wait began
 	// rung: the bell was written to and not read yet.
 	rung atomic.Bool
 }
@@ -56,8 +65,11 @@ type Poller struct {
 // tasks.
 const maxEvents = 256
 
-// bellToken is the token of the bell; no caller's.
-const bellToken = ^uint64(0)
+// The tokens of the bell and the timer; no caller's.
+const (
+	bellToken  = ^uint64(0)
+	timerToken = bellToken - 1
+)
 
 // NewPoller makes an empty set. The caller closes it.
 func NewPoller() (*Poller, error) {
@@ -65,17 +77,26 @@ func NewPoller() (*Poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		_ = unix.Close(fd) // the first error is the one to tell
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	p := &Poller{fd: fd, bell: bell}
-	if err := p.AddLevel(bell, bellToken); err != nil {
+	p := &Poller{fd: fd, bell: -1, timer: -1}
+	if err := p.furnish(); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// furnish opens the bell and the timer.
+func (p *Poller) furnish() (err error) {
+	if p.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	if p.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("timerfd_create", err)
+	}
+	if err := p.AddLevel(p.bell, bellToken); err != nil {
+		return err
+	}
+	return p.AddLevel(p.timer, timerToken)
 }
 
 // edges is what every descriptor is watched for.
@@ -120,30 +141,34 @@ func (p *Poller) control(op, fd int, ev *unix.EpollEvent) error {
 	return nil
 }
 
-// Wait returns what has happened: at once if anything has, else after patience at
-// the latest; a negative patience has no end. The events are valid until the next
+// Wait returns what has happened; when nothing has, it waits for it if block says so.
+// lapsed tells that the time of WakeIn has come. The events are valid until the next
 // Wait.
-func (p *Poller) Wait(patience time.Duration) []Event {
-	first := patience
-	if patience < 0 || patience > briefWait {
-		first = briefWait
+func (p *Poller) Wait(block bool) (events []Event, lapsed bool) {
+	p.lapsed = false
+	patience := 0
+	if block && p.Greedy {
+		patience = -1
 	}
-	n := p.look(first)
-	if n == 0 && first != patience {
-		n = p.sleep(patience)
+	n := p.look(patience)
+	if n == 0 && block {
+		n = p.sleep()
 	}
-	return p.events(n)
+	return p.events(n), p.lapsed
 }
 
-// briefWait is how long Wait keeps its processor from the Go scheduler. Giving it up
-// and getting it back costs several microseconds and a wake-up of another thread,
-// which is what a request between two busy peers would wait for. A thread that is to
-// stop, for the garbage collector, is sent a signal, which ends the wait.
-const briefWait = time.Millisecond
+// WakeIn makes a Wait return after d; another time that was set before is forgotten.
+// A timer of its own is armed once, where a time-out of epoll_wait(2) would be with
+// each call, which in a virtual machine is most of what such a call costs.
+func (p *Poller) WakeIn(d time.Duration) {
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(1, int64(d)))}
+	_ = unix.TimerfdSettime(p.timer, 0, &spec, nil) // it is a timer, and the time is in range
+}
 
-// look waits without telling the Go scheduler.
-func (p *Poller) look(patience time.Duration) int {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.raw)), maxEvents, millis(patience), 0, 0)
+// look waits without telling the Go scheduler: -1 until there is something, or a
+// signal; 0 not at all.
+func (p *Poller) look(patience int) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.raw)), maxEvents, uintptr(patience), 0, 0)
 	if errno != 0 {
 		return 0 // EINTR: sleep, or the next turn, asks again
 	}
@@ -151,21 +176,12 @@ func (p *Poller) look(patience time.Duration) int {
 }
 
 // sleep waits as Go wants it.
-func (p *Poller) sleep(patience time.Duration) int {
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.raw)), maxEvents, millis(patience), 0, 0)
+func (p *Poller) sleep() int {
+	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.raw)), maxEvents, ^uintptr(0), 0, 0)
 	if errno != 0 {
 		return 0 // EINTR
 	}
 	return int(n)
-}
-
-// millis is a time as epoll_pwait(2) counts it. A part of a millisecond is rounded up,
-// so that a timer is never found to be early.
-func millis(d time.Duration) uintptr {
-	if d < 0 {
-		return ^uintptr(0)
-	}
-	return uintptr(min((d+time.Millisecond-1)/time.Millisecond, 1<<30))
 }
 
 func (p *Poller) events(n int) []Event {
@@ -173,8 +189,12 @@ func (p *Poller) events(n int) []Event {
 	for i := range p.raw[:n] {
 		raw := &p.raw[i]
 		token := uint64(uint32(raw.Fd)) | uint64(uint32(raw.Pad))<<32
-		if token == bellToken {
+		switch token {
+		case bellToken:
 			p.silence()
+			continue
+		case timerToken:
+			p.lapse()
 			continue
 		}
 		out = append(out, Event{token, Events(raw.Events)})
@@ -199,8 +219,16 @@ func (p *Poller) silence() {
 	p.rung.Store(false)
 }
 
+// lapse notes that the timer has fired.
+func (p *Poller) lapse() {
+	var b [8]byte
+	_, _ = unix.Read(p.timer, b[:]) // EAGAIN: it was set anew meanwhile
+	p.lapsed = true
+}
+
 // Close ends the set; what was watched stays open.
 func (p *Poller) Close() {
-	_ = unix.Close(p.bell) // nothing is lost
-	_ = unix.Close(p.fd)
+	for _, fd := range []int{p.timer, p.bell, p.fd} {
+		_ = unix.Close(fd) // nothing is lost; -1 was never opened
+	}
 }
