@@ -114,7 +114,7 @@ var _ = register(Verb{
 		"sockd-ctl relay add tcp:127.0.0.1:0 tcp:10.0.0.1:80 tcp:10.0.0.2:80 --balance least",
 		"sockd-ctl relay add dns udp::53 udp:9.9.9.9:53 --idle 10s --permanent",
 		"sockd-ctl relay add unix:/tmp/in.sock,mode=660,group=www tcp:localhost:9000",
-		"sockd-ctl relay add db tcp:127.0.0.1:5432 unix:/run/pg/s --allow uid:app --rate 10M",
+		"sockd-ctl relay add db tcp:127.0.0.1:5432 unix:/run/pg/s --allow uid:1000 --rate 10M",
 		"sockd-ctl relay add tunnel udp:127.0.0.1:53 tcp:10.0.0.1:53,framing=u16be",
 		"sockd-ctl relay add log udp::514 unixgram:/dev/log udp:10.0.0.9:514,loss=drop-oldest --balance fanout",
 		"sockd-ctl relay add wire packet:eth1 packet:tap0   # a cable between two network segments",

@@ -60,6 +60,7 @@ type end struct {
 	urgent             bool // an urgent byte is somewhere in what is queued
 	again              bool // it has been received from since its last event
 	hearsRoom          bool // of a unix socket: it is watched for room too
+	deep               bool // its send buffer is that of bulk
 }
 
 // newStream makes a session that is not registered yet. The hold on p is its own.
@@ -123,6 +124,18 @@ func (e *end) full() {
 	if e.local && !e.hearsRoom {
 		e.hearsRoom = e.s.sh.poller.AddOutput(int(e.fd), uint64(e.token)) == nil
 	}
+}
+
+// deepen gives a sink of bulk a larger send buffer, once.
+func (e *end) deepen() {
+	switch {
+	case e.deep:
+	case e.local:
+		e.fd.SetSendBuffer(unixSendBuffer)
+	default:
+		e.fd.DeepenTCP(tcpSendBuffer)
+	}
+	e.deep = true
 }
 
 // mark tells whether the next byte is the urgent one. It asks the kernel when an

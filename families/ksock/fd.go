@@ -3,6 +3,10 @@ package ksock
 import (
 	"fmt"
 	"math"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -218,6 +222,25 @@ func (f FD) Listen(backlog int) error {
 		backlog = math.MaxInt32
 	}
 	return unix.Listen(int(f), backlog)
+}
+
+// largestSendBuffer is what net.core.wmem_max allows.
+var largestSendBuffer = sync.OnceValue(func() int {
+	text, err := os.ReadFile("/proc/sys/net/core/wmem_max")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text))) // 0: nothing is known to be allowed
+	return n
+})
+
+// DeepenTCP gives a TCP socket room for n bytes on their way. Without net.core.wmem_max
+// that large it is left alone: the kernel grows it by itself, up to net.ipv4.tcp_wmem,
+// and a size that is set ends that.
+func (f FD) DeepenTCP(n int) {
+	if largestSendBuffer() >= n {
+		f.SetSendBuffer(n)
+	}
 }
 
 // SetSendBuffer asks for room for n bytes on their way, of which the kernel gives as
