@@ -62,9 +62,6 @@ func (s *stream) beginFast(client ksock.FD, local bool) {
 		client.Reset(!local)
 		return
 	}
-	if local {
-		client.Tune(ksock.RelayedUnix)
-	}
 	if err := s.from.join(client, local, true); err != nil {
 		client.Reset(!local)
 		s.abort(err)

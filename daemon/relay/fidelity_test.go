@@ -42,7 +42,6 @@ type wireRow struct {
 	// resets: it ends with a reset, which only TCP has: where a side is unix, what
 	// matters is that it is over there.
 	resets bool
-	urgent bool // for TCP on both sides
 }
 
 var wireRows = []wireRow{
@@ -54,20 +53,17 @@ var wireRows = []wireRow{
 	{name: "a server resets after a mebibyte", talk: func(t *testing.T, c, s net.Conn) string { return resetAfterMuch(t, s, c) }, resets: true},
 	{name: "a client closes without reading its answer", talk: closedUnread, resets: true},
 	{name: "nothing is said before both close", talk: silence},
-	{name: "an urgent byte alone", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, c, s, "", "") }, urgent: true},
-	{name: "an urgent byte between others", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, c, s, "before", "after") }, urgent: true},
-	{name: "an urgent byte and the end", talk: urgentEnd, urgent: true},
-	{name: "an urgent byte of the server's", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, s, c, "x", "y") }, urgent: true},
-	{name: "urgent bytes one after another", talk: urgentTwice, urgent: true},
+	{name: "an urgent byte alone", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, c, s, "", "") }},
+	{name: "an urgent byte between others", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, c, s, "before", "after") }},
+	{name: "an urgent byte and the end", talk: urgentEnd},
+	{name: "an urgent byte of the server's", talk: func(t *testing.T, c, s net.Conn) string { return urgent(t, s, c, "x", "y") }},
+	{name: "urgent bytes one after another", talk: urgentTwice},
 	{name: "bulk both ways at once", talk: bulkBothWays},
 	{name: "pieces of every size", talk: manySizes},
 }
 
 func (row wireRow) compare(t *testing.T, from, to string) {
 	fromUnix, toUnix := from[:4] == "unix", to[:4] == "unix"
-	if row.urgent && (fromUnix || toUnix) {
-		return // AF_UNIX has its own urgent byte, see TestTheUrgentByteOfUnix
-	}
 	w := newWorld(t)
 	want := row.direct(t, w, from)
 	got := row.relayed(t, w, from, to)

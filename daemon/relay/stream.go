@@ -27,6 +27,7 @@ type stream struct {
 	over     bool
 	moved    bool // in this run
 	kept     bool // TO's keepalive is on
+	doomed   bool // its time is bounded, since a side has failed
 
 	// What the texts of both ends are made of, when somebody asks.
 	peer     families.Name
@@ -56,6 +57,7 @@ type end struct {
 	own bool
 
 	readable, writable bool // until an attempt says EAGAIN
+	failed             bool // an error is behind what is queued
 	finished           bool // the peer's end, or an error, is behind what is queued
 	urgent             bool // an urgent byte is somewhere in what is queued
 	again              bool // it has been received from since its last event
@@ -80,6 +82,7 @@ func (e *end) join(fd ksock.FD, local, own bool) error {
 	watch := e.s.sh.watch
 	if local {
 		watch = e.s.sh.watchUnix
+		fd.Tune(ksock.RelayedUnix)
 	}
 	t, err := watch(int(fd), e)
 	if err != nil {
@@ -102,8 +105,8 @@ func (e *end) ready(ev ksock.Events) {
 	case s.dial != nil:
 		s.dialEvent(e, ev)
 		return
-	case ev.Failed() && !s.broken:
-		s.doom(e)
+	case ev.Failed():
+		e.failed = true
 	}
 	s.run()
 }
@@ -140,14 +143,7 @@ func (e *end) deepen() {
 
 // mark tells whether the next byte is the urgent one. It asks the kernel when an
 // event said that there is one, and when the last event is too old to tell.
-func (e *end) mark() bool {
-	if e.local || !e.urgent && !e.again {
-		return false
-	}
-	return e.atMark()
-}
-
-func (e *end) atMark() bool { return !e.local && e.fd.AtMark() }
+func (e *end) mark() bool { return (e.urgent || e.again) && e.fd.AtMark() }
 
 // hasInput tells whether there is something to receive: a mark can be ahead of all
 // that has come.
@@ -169,8 +165,13 @@ func (s *stream) run() {
 		s.moved = false
 		s.active.Store(int64(s.sh.now()))
 	}
-	if more && !s.over {
+	switch {
+	case s.over:
+	case more:
 		s.sh.later(s)
+	default:
+		s.doom(&s.up)
+		s.doom(&s.down)
 	}
 }
 
@@ -247,15 +248,14 @@ func (s *stream) opposite(w *way) *way {
 	return &s.up
 }
 
-// doom bounds how long a sink may take what a source sent before it broke.
-func (s *stream) doom(e *end) {
-	w := &s.up
-	if e == &s.to {
-		w = &s.down
+// doom bounds how long a sink may take what a source sent before it broke, from when
+// the sink is first found full.
+func (s *stream) doom(w *way) {
+	if s.broken || s.doomed || !w.src.failed || w.inHand() == 0 {
+		return
 	}
-	if w.inHand() > 0 {
-		s.limit(settleTime, fmt.Errorf("%s broke and the other side takes nothing", s.side(e)))
-	}
+	s.doomed = true
+	s.limit(settleTime, fmt.Errorf("%s broke and the other side takes nothing", s.side(w.src)))
 }
 
 // limit aborts the session after d.

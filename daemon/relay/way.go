@@ -147,7 +147,7 @@ func (w *way) copy(s *stream, limit int) bool {
 // an urgent byte wait for it.
 func (w *way) first(s *stream) {
 	limit := s.pace(w)
-	if limit == 0 || w.src.local || w.src.atMark() {
+	if limit == 0 || w.src.local || w.src.fd.AtMark() {
 		s.unpace(w, limit)
 		return
 	}
@@ -233,7 +233,7 @@ func (w *way) fillPipe(s *stream, limit int) bool {
 	switch {
 	case err != nil:
 		return w.nothing(s, err)
-	case n == 0 && w.src.atMark(): // with the end behind it, it looks like the end
+	case n == 0 && w.src.fd.AtMark(): // with the end behind it, it looks like the end
 		w.src.urgent = true
 		return true
 	case n == 0:
@@ -286,7 +286,7 @@ func (w *way) nothing(s *stream, err error) bool {
 		return false
 	}
 	// At the mark, splice says EAGAIN for as long as the urgent byte is there.
-	if w.src.atMark() && w.src.hasInput() {
+	if w.src.fd.AtMark() && w.src.hasInput() {
 		w.src.urgent = true
 		return true
 	}
