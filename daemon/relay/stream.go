@@ -60,7 +60,7 @@ type end struct {
 	failed             bool // an error is behind what is queued
 	finished           bool // the peer's end, or an error, is behind what is queued
 	urgent             bool // an urgent byte is somewhere in what is queued
-	again              bool // it has been received from since its last event
+	sure               bool // an event told of input, and nothing was received since
 	hearsRoom          bool // of a unix socket: it is watched for room too
 	deep               bool // its send buffer is that of bulk
 }
@@ -98,8 +98,8 @@ func (e *end) ready(ev ksock.Events) {
 	e.readable = e.readable || ev.Readable()
 	e.writable = e.writable || ev.Writable()
 	e.urgent = e.urgent || ev.Urgent()
+	e.sure = e.sure || ev.Input()
 	e.finished = e.finished || ev.Ended()
-	e.again = false
 	s := e.s
 	switch {
 	case s.dial != nil:
@@ -115,7 +115,7 @@ func (e *end) ready(ev ksock.Events) {
 // arrival is a new event. It does not hold before an end or a mark, where a read
 // stops too, nor of a unix socket, which stops behind each descriptor.
 func (e *end) drained(short bool) {
-	e.again = true
+	e.sure = false
 	if short && !e.finished && !e.urgent && !e.local {
 		e.readable = false
 	}
@@ -141,9 +141,19 @@ func (e *end) deepen() {
 	e.deep = true
 }
 
-// mark tells whether the next byte is the urgent one. It asks the kernel when an
-// event said that there is one, and when the last event is too old to tell.
-func (e *end) mark() bool { return (e.urgent || e.again) && e.fd.AtMark() }
+// look tells what may be received: nothing, the urgent byte alone, or what is there. An
+// event has told of an urgent byte, if what it told of is still there; else the kernel
+// is asked, whether there is anything first: a byte that comes after the question
+// whether it is urgent could be.
+func (e *end) look() (any, urgent bool) {
+	switch {
+	case e.sure && !e.urgent:
+		return true, false
+	case e.sure, e.hasInput():
+		return true, e.fd.AtMark()
+	}
+	return e.finished, false
+}
 
 // hasInput tells whether there is something to receive: a mark can be ahead of all
 // that has come.

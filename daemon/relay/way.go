@@ -103,13 +103,27 @@ func (w *way) step(s *stream) bool {
 	case !w.src.readable || !w.dst.writable:
 		return false
 	}
+	return w.take(s)
+}
+
+// take receives one piece. A splice stops at the urgent byte by itself.
+func (w *way) take(s *stream) bool {
+	splicing := w.splicing.Load()
+	if !splicing || w.src.urgent {
+		any, urgent := w.src.look()
+		switch {
+		case !any:
+			w.src.readable = false
+			return false
+		case urgent:
+			return w.takeUrgent(s)
+		}
+	}
 	n := s.pace(w)
 	switch {
 	case n == 0:
 		return false
-	case w.src.mark():
-		return w.takeUrgent(s)
-	case w.splicing.Load():
+	case splicing:
 		return w.fillPipe(s, n)
 	}
 	return w.copy(s, n)
@@ -146,9 +160,11 @@ func (w *way) copy(s *stream, limit int) bool {
 // first takes a piece into hand, for a sink that may not be there yet. Descriptors and
 // an urgent byte wait for it.
 func (w *way) first(s *stream) {
+	if any, urgent := w.src.look(); !any || urgent || w.src.local {
+		return
+	}
 	limit := s.pace(w)
-	if limit == 0 || w.src.local || w.src.fd.AtMark() {
-		s.unpace(w, limit)
+	if limit == 0 {
 		return
 	}
 	n, err := w.src.fd.Recv(s.sh.room[:min(limit, pieceRoom)])
@@ -156,6 +172,7 @@ func (w *way) first(s *stream) {
 	if err != nil || n == 0 {
 		return // the next event tells
 	}
+	w.src.sure = false
 	w.received(s, n)
 	w.keep(s.sh, 0, n)
 }
@@ -229,6 +246,7 @@ func (w *way) fillPipe(s *stream, limit int) bool {
 		w.pipe = pipe
 	}
 	n, err := w.pipe.Fill(w.src.fd, limit)
+	w.src.sure = false
 	s.unpace(w, limit-n)
 	switch {
 	case err != nil:
@@ -273,6 +291,7 @@ func (w *way) takeUrgent(s *stream) bool {
 		return true
 	}
 	w.src.urgent = false
+	w.src.sure = false
 	w.received(s, 1)
 	w.keep(s.sh, 0, 1)
 	w.urgent = true
@@ -290,7 +309,7 @@ func (w *way) nothing(s *stream, err error) bool {
 		w.src.urgent = true
 		return true
 	}
-	w.src.readable, w.src.urgent = false, false
+	w.src.readable, w.src.urgent, w.src.sure = false, false, false
 	return false
 }
 

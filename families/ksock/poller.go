@@ -18,6 +18,9 @@ func (e Events) Readable() bool {
 	return e&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 }
 
+// Input tells that there is data, or the end.
+func (e Events) Input() bool { return e&unix.EPOLLIN != 0 }
+
 // Writable tells that a send will not say ErrAgain at once: there is room or an
 // error.
 func (e Events) Writable() bool { return e&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 }
