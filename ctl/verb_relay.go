@@ -290,14 +290,16 @@ func (o *opened) openFrom(text, keep string) error {
 	if !borrow.IsLocal(e.Network) || o.from == keep {
 		return nil
 	}
-	mine := e
-	mine.Options = append([]families.Option(nil), e.Options...)
-	taken := mine.Take("mode", "user", "group", "backlog")
+	taken := takeAccess(e)
+	access := borrow.Access{Mode: taken["mode"], User: taken["user"], Group: taken["group"]}
+	if samePath(e, keep) {
+		return borrow.SetAccess(e.Address, access) // the listener stays
+	}
 	backlog, err := parseBacklog(o.from, taken)
 	if err != nil {
 		return err
 	}
-	fd, err := borrow.ListenAt(e.Network, e.Address, backlog, borrow.Access{Mode: taken["mode"], User: taken["user"], Group: taken["group"]})
+	fd, err := borrow.ListenAt(e.Network, e.Address, backlog, access)
 	if err != nil {
 		return err
 	}
@@ -307,6 +309,25 @@ func (o *opened) openFrom(text, keep string) error {
 		o.bound = e.Address
 	}
 	return nil
+}
+
+// takeAccess is what e says of the file that it names, and of its queue.
+func takeAccess(e families.Endpoint) map[string]string {
+	e.Options = append([]families.Option(nil), e.Options...)
+	return e.Take("mode", "user", "group", "backlog")
+}
+
+// samePath tells whether an endpoint, as text, is e but for what takeAccess takes.
+func samePath(e families.Endpoint, text string) bool {
+	other, err := families.ParseEndpoint(text)
+	if err != nil {
+		return false
+	}
+	for _, o := range []*families.Endpoint{&e, &other} {
+		o.Options = append([]families.Option(nil), o.Options...)
+		o.Take("mode", "user", "group", "backlog")
+	}
+	return e.String() == other.String()
 }
 
 func parseBacklog(endpoint string, options map[string]string) (int, error) {

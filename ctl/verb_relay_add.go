@@ -87,7 +87,7 @@ func badName(name string) error {
 
 const relayLong = `FROM and TO are endpoints, NETWORK:ADDRESS[,option[=value]]...: tcp:127.0.0.1:80, unix:/run/app.sock, udp:[::1]:53, packet:eth0, id:7. FROM is bound, and listens where its type can; TO is dialled for each session. With several TOs --balance chooses; a TO with the option backup is taken when the others fail. A TO with the option retry=D is tried again for that long, with pauses that grow, when nobody is there; without it a session whose backends all fail ends at once.
 
-framing= gives a stream message borders, and so joins it to datagrams, or to another framed stream: u16be and u32be put the length of a message in front of it, lf a line feed behind it. With --balance fanout every message goes to all TOs; what happens when one of them is slow is its own option loss=: drop-oldest (what it is without), block, which makes all wait, or disconnect; queue=N messages may wait for it (256).
+framing= gives a stream message borders, and so joins it to datagrams, or to another framed stream: u16be and u32be put the length of a message in front of it, lf a line feed behind it. With --balance fanout every message goes to all TOs; what happens when one of them is slow is its own option loss=: drop-oldest (what it is without), block, which makes all wait (clients of a datagram FROM, which share its socket, for a tenth of a second at most: then messages are dropped as full), or disconnect; queue=N messages may wait for it (256).
 
 proxy=v1 or v2 makes TO begin with a PROXY protocol header that says who the client is; proxy=accept makes FROM want one. On udp each datagram has one, of version 2.
 

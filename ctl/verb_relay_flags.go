@@ -38,7 +38,7 @@ func newRelayFlags(fs *flag.FlagSet, canReset bool) *relayFlags {
 	add("max-conns", "sessions at a time, `N`: beyond it connections wait, and of datagrams the least recently used one makes room (10000)", f.maxConns)
 	add("connect-timeout", "how long dialling TO may take, `D` (10s)", durationSetting(&f.given.ConnectTimeout, refuseZero))
 	add("idle", "end a session without traffic after `D` (none; 60s for datagrams)", durationSetting(&f.given.Idle, refuseZero))
-	add("half-close", "end a session `D` after one side has ended (none)", durationSetting(&f.given.HalfClose, atOnce))
+	add("half-close", "end a session `D` after one side has ended (none)", durationSetting(&f.given.HalfClose, noBound))
 	add("balance", "which TO is next, `HOW`: roundrobin, least or failover; fanout sends every message to all of them (roundrobin)", f.balance)
 	add("allow", "let in `WHO`: a network or address, uid:U or gid:G; can be repeated (everybody)", f.allow)
 	add("rate", "pass at most `SIZE` a second in each direction, all sessions together (no limit)", f.rate)
@@ -130,9 +130,8 @@ func refuseZero() (time.Duration, error) {
 	return 0, errors.New("want a duration above 0, or none")
 }
 
-// atOnce is 0 where the wire's 0 is the default, which is none: a time that
-// nobody notices.
-func atOnce() (time.Duration, error) { return time.Millisecond, nil }
+// noBound is 0 where the default is none.
+func noBound() (time.Duration, error) { return 0, nil }
 
 // settings are the flags for the wire, nil when none was given.
 func (f *relayFlags) settings() *relaySettings {

@@ -24,7 +24,7 @@ func TestRelayFlagsAreSettings(t *testing.T) {
 		"--max-conns 5":                        "--max-conns 5",
 		"--idle 1m30s --connect-timeout 500ms": "--connect-timeout 500ms --idle 90s",
 		"--idle none --connect-timeout none":   "--connect-timeout none --idle none",
-		"--half-close 0":                       "--half-close 1ms",
+		"--half-close 0":                       "--half-close 0",
 		"--balance least --permanent":          "--balance least --permanent",
 		"--permanent=false":                    "",
 		"--half-close 2h --max-conns 1 --idle 60s":                        "--max-conns 1 --idle 1m --half-close 2h",

@@ -89,7 +89,7 @@ func manEndpoints(m *roff) {
 	m.tagged("packet", "IFNAME[/ETHERTYPE[/MAC]]: eth0, eth0/ip, eth0/0x88b5; any is all interfaces.")
 	m.tagged("fd", "fd:NAME, a descriptor that systemd handed to the daemon.")
 	m.tagged("id", "id:7, a socket that is already open; the relay then owns it.")
-	m.text("Options are the socket options of the verb opt and: netns=; for inet iface= src= backlog= v6only reuseport join=; for a unix FROM mode= user= group= backlog=; for packet cooked nopromisc outgoing; for a stream framing=u16be|u32be|lf; for a FROM proxy=accept; for a TO backup retry= proxy=v1|v2, and with --balance fanout loss=block|drop-oldest|disconnect queue=.")
+	m.text("Options are the socket options of the verb opt and: netns=; for inet iface= src= backlog= v6only reuseport join=; for a unix FROM mode= user= group= backlog=; for packet cooked nopromisc outgoing; for a stream framing=u16be|u32be|lf; for a FROM proxy=accept; for a TO backup retry= src=ADDRESS proxy=v1|v2, and with --balance fanout loss=block|drop-oldest|disconnect queue=.")
 }
 
 func manQuantities(m *roff) {

@@ -99,6 +99,19 @@ func ListenAt(network, addr string, backlog int, a Access) (fd int, err error) {
 	return fd, nil
 }
 
+// SetAccess gives the file of a bound socket another mode, user or group. What is ""
+// stays.
+func SetAccess(addr string, a Access) error {
+	want, err := a.parse()
+	if err != nil || isAbstract(addr) {
+		return err
+	}
+	if err := grant(addr, want); err != nil {
+		return opError("listen", addr, err)
+	}
+	return nil
+}
+
 func listenAt(fd int, network, addr string, backlog int, a access) error {
 	// bind(2) makes the file with the socket's own mode, less the umask.
 	if a.mode >= 0 {

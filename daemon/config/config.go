@@ -370,7 +370,7 @@ func setLimit(to *time.Duration, value string) error {
 
 // setHalfClose reads a duration whose default is none.
 func setHalfClose(to *time.Duration, value string) error {
-	if value == "none" {
+	if value == "none" || value == "0" {
 		value = ""
 	}
 	return setLimit(to, value)

@@ -168,10 +168,9 @@ func (d *doorman) identifyLoopback(fd ksock.FD, peer netip.AddrPort, groups bool
 		}
 	}
 	if groups {
-		p.groups, err = d.groups(p.uid)
-	}
-	if err != nil {
-		return peerID{}, err
+		// A user that the database does not know, as of a container, has none there;
+		// the uid is known all the same.
+		p.groups, _ = d.groups(p.uid)
 	}
 	return p, nil
 }

@@ -132,7 +132,7 @@ type measured struct {
 }
 
 func measure(c conversation) measured {
-	m := measured{c: c, unsent: c.common().lost[causeUnsent].Load()}
+	m := measured{c: c, unsent: c.common().lost.n[causeUnsent].Load()}
 	m.rx, m.tx = c.measure()
 	return m
 }

@@ -96,6 +96,7 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]conversation{},
 		from: from, pace: [2]*bucket{newBucket(spec.Rate), newBucket(spec.Rate)},
 	}
+	r.telling.r, r.lost.told = r, &r.telling
 	if err := r.checkPairs(p); err != nil {
 		return nil, err
 	}

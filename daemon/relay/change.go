@@ -68,12 +68,31 @@ func (r *relay) prepare(spec model.RelaySpec, p *plan, keep bool) error {
 	if err := r.checkNewPlan(spec, p); err != nil {
 		return err
 	}
+	if err := r.checkSelf(spec); err != nil {
+		return err
+	}
 	old := r.holdPlan()
 	defer old.release()
 	if err := p.inherit(old, keep); err != nil {
 		return err
 	}
 	return r.relisten(spec.From)
+}
+
+// checkSelf refuses a TO that is FROM, by the address that it was bound to.
+func (r *relay) checkSelf(spec model.RelaySpec) error {
+	for _, at := range r.front.local() {
+		from, err := families.ParseEndpoint(at)
+		if err != nil {
+			continue
+		}
+		for _, to := range spec.To {
+			if r.eng.sameAddress(from, to) {
+				return selfReason(spec.From, to)
+			}
+		}
+	}
+	return nil
 }
 
 // swap puts a plan in the place of the one before, which the caller releases.

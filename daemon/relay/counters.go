@@ -165,9 +165,21 @@ func (f *flow) inFlight() int64 {
 }
 
 // losses counts by cause.
-type losses [numCauses]atomic.Int64
+type losses struct {
+	n [numCauses]atomic.Int64
+	// told, where it is set, makes events of what is counted.
+	told *telling
+}
 
-func (l *losses) add(c cause, n int64) { l[c].Add(n) }
+func (l *losses) add(c cause, n int64) {
+	if n == 0 {
+		return
+	}
+	l.n[c].Add(n)
+	if l.told != nil && n > 0 {
+		l.told.tell(c)
+	}
+}
 
 // tally is a sum of counters, of sessions that have ended or of a whole relay.
 type tally struct {
@@ -207,8 +219,8 @@ func (t *tally) add(u *tally) {
 }
 
 func (t *tally) takeLosses(l *losses) {
-	for c := range l {
-		t.lost[c] += l[c].Load()
+	for c := range l.n {
+		t.lost[c] += l.n[c].Load()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -188,6 +189,9 @@ func (d *dialer) connect(ctx context.Context, s families.Socket, b *backend, t f
 	if err := prepare(s, t); err != nil {
 		return err
 	}
+	if err := b.bindSource(s, t); err != nil {
+		return err
+	}
 	switch {
 	case b.kind == kindPacket:
 		return s.Bind(t.Addr)
@@ -195,6 +199,18 @@ func (d *dialer) connect(ctx context.Context, s families.Socket, b *backend, t f
 		return d.connectPath(ctx, s, b, t)
 	}
 	return s.Connect(ctx, t.Addr)
+}
+
+// bindSource gives a socket the address of src=, and a port of the system's choice.
+func (b *backend) bindSource(s families.Socket, t families.Target) error {
+	if !b.own.src.IsValid() {
+		return nil
+	}
+	a, err := t.Family.ParseAddr(t.Spec.Type, netip.AddrPortFrom(b.own.src, 0).String())
+	if err != nil {
+		return err
+	}
+	return s.Bind(a)
 }
 
 // prepare sets what a relay wants of every socket, where the user has not said

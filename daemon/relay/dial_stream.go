@@ -20,7 +20,7 @@ type fastTarget struct {
 
 // fastTargetOf is how a shard dials a backend, or nil where a goroutine must.
 func (e *Engine) fastTargetOf(b *backend) *fastTarget {
-	if b.kind != kindStream || len(b.end.Options) > 0 || b.own.framing != "" || b.own.proxy != "" {
+	if b.kind != kindStream || len(b.end.Options) > 0 || b.own.framing != "" || b.own.proxy != "" || b.own.src.IsValid() {
 		return nil
 	}
 	targets, err := e.resolveLiteral(b.end)
@@ -163,7 +163,6 @@ func (s *stream) dialLate(d time.Duration) { s.redial(errTimedOut(d)) }
 
 // redial goes on with the next backend.
 func (s *stream) redial(err error) {
-	s.bound.stop()
 	s.dialFailed(err)
 	s.dialNext()
 }
@@ -171,6 +170,7 @@ func (s *stream) redial(err error) {
 // dialFailed notes why a backend could not be reached, and lets go of the attempt.
 func (s *stream) dialFailed(err error) {
 	d := s.dial
+	s.bound.stop() // the attempt's: the next one has its own
 	if !outOfDescriptors(err) {
 		d.b.away()
 	}

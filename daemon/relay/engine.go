@@ -54,6 +54,8 @@ type Engine struct {
 	opts Options
 	work sync.WaitGroup // every goroutine of every relay and session
 
+	stopping sync.Once
+
 	// replacing lets one Replace look, build and swap at a time: two at once would
 	// leave both new relays running under one name. Nothing else waits for it.
 	replacing sync.Mutex
@@ -68,6 +70,11 @@ type Engine struct {
 	turn   atomic.Uint32 // of pick
 
 	doorman *doorman
+
+	// notices are losses to be told of, by a goroutine that lives as long as the shards;
+	// told closes when it has ended.
+	notices chan notice
+	told    chan struct{}
 }
 
 // New makes an engine without relays.
@@ -75,7 +82,7 @@ func New(o Options) *Engine {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}, doorman: newDoorman()}
+	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}, doorman: newDoorman(), told: make(chan struct{})}
 }
 
 // openShards starts the event loops, one a processor.
@@ -92,6 +99,10 @@ func (e *Engine) openShards() error {
 		}
 		e.shards = append(e.shards, s)
 	}
+	if e.notices == nil {
+		e.notices = make(chan notice, maxNotices)
+		go e.tellLosses()
+	}
 	return nil
 }
 
@@ -100,6 +111,23 @@ func (e *Engine) allShards() []*shard {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.shards
+}
+
+// maxNotices is room for every cause of a relay at once.
+const maxNotices = 2 * int(numCauses)
+
+// stop ends what no relay needs any more.
+func (e *Engine) stop() {
+	for _, s := range e.allShards() {
+		s.stop()
+	}
+	e.mu.Lock()
+	notices := e.notices
+	e.mu.Unlock()
+	if notices != nil {
+		close(notices)
+		<-e.told
+	}
 }
 
 // fewSessions is how many live sessions a shard keeps before it gives new ones away. A
@@ -396,8 +424,6 @@ func (e *Engine) Close() error {
 		r.drain(0)
 	}
 	e.work.Wait()
-	for _, s := range e.allShards() {
-		s.stop()
-	}
+	e.stopping.Do(e.stop)
 	return nil
 }

@@ -572,8 +572,8 @@ func (t *tally) takeInside(l *leg) {
 // addInside keeps what was lost inside the socket of a leg that is closed.
 func (l *losses) addInside(old *leg) {
 	if in := old.inside(); in != nil {
-		for c := range in {
-			l.add(cause(c), in[c].Load())
+		for c := range in.n {
+			l.add(cause(c), in.n[c].Load())
 		}
 	}
 }

@@ -175,7 +175,7 @@ func TestAMessageIsSentWhole(t *testing.T) {
 			want := k.append(k.append(nil, first), second)
 			require.Equal(t, want, readAll(t, plain))
 			require.NoError(t, <-done)
-			require.Zero(t, f.lost[causeUnsent].Load())
+			require.Zero(t, f.lost.n[causeUnsent].Load())
 		})
 	}
 }
@@ -201,7 +201,7 @@ func TestWhatCloseFindsUnsentIsCounted(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, f.Close())
 	arrived := len(readAll(t, plain))
-	require.Equal(t, n+4, arrived+int(f.lost[causeUnsent].Load()))
+	require.Equal(t, n+4, arrived+int(f.lost.n[causeUnsent].Load()))
 	_, err = f.Send(&families.Msg{Data: []byte("x")})
 	require.ErrorIs(t, err, net.ErrClosed)
 	require.ErrorIs(t, f.Wait(context.Background(), families.Readable), net.ErrClosed)

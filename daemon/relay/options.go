@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"net/netip"
 	"os/user"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ type ownOptions struct {
 	proxy   string        // FROM: "" or proxyAccept; TO: "", proxyV1 or proxyV2
 	loss    string        // TO of a fanout: what becomes of messages beyond queue; "" is lossDropOldest
 	queue   int           // TO of a fanout: how many messages may wait; 0 is defaultQueue
+	src     netip.Addr    // TO: the address that is dialled from; the zero Addr is the route's
 	retry   time.Duration // TO: how long to try again when nobody is there; 0 not at all, NoLimit for ever
 }
 
@@ -83,15 +85,17 @@ var engineOptions = map[string]place{
 	"loss":    {to: true},
 	"queue":   {to: true},
 	"retry":   {to: true, where: whereDial},
+	"src":     {to: true, where: whereAddress},
 }
 
 // The networks that have an option; "" is all.
 const (
-	whereListen = "what listens: tcp, unix, unixpacket"
-	wherePath   = "a unix path"
-	whereStream = "streams: tcp, unix"
-	whereProxy  = "streams and udp"
-	whereDial   = "what is dialled; an open socket is there already"
+	whereListen  = "what listens: tcp, unix, unixpacket"
+	wherePath    = "a unix path"
+	whereStream  = "streams: tcp, unix"
+	whereProxy   = "streams and udp"
+	whereAddress = "tcp and udp"
+	whereDial    = "what is dialled; an open socket is there already"
 )
 
 // familySides are the families' options that make sense on one side only.
@@ -168,6 +172,8 @@ func hasPlace(set families.Set, ep families.Endpoint, where string) bool {
 		return k == kindUnknown || k == kindStream
 	case whereProxy:
 		return k == kindUnknown || k == kindStream || k == kindDgram && !isUnix(ep.Network)
+	case whereAddress:
+		return !isUnix(ep.Network) && (k == kindStream || k == kindDgram)
 	case whereDial:
 		return ep.Network != families.NetworkID
 	}
@@ -208,7 +214,12 @@ func familyPart(ep families.Endpoint) families.Endpoint {
 // readOptions reads the engine's own options of an endpoint.
 func readOptions(ep families.Endpoint) (ownOptions, error) {
 	var o ownOptions
+	seen := map[string]bool{}
 	for i, opt := range ep.Options {
+		if _, own := engineOptions[opt.Name]; own && seen[opt.Name] {
+			return ownOptions{}, optionError(ep, i, fmt.Sprintf("%q stands there twice", opt.Name))
+		}
+		seen[opt.Name] = true
 		if why := o.read(opt); why != "" {
 			return ownOptions{}, optionError(ep, i, why)
 		}
@@ -288,6 +299,12 @@ func (o *ownOptions) readFlow(opt families.Option) (why string) {
 			return "retry wants a duration such as 30s, or none"
 		}
 		o.retry = d
+	case "src":
+		a, err := netip.ParseAddr(opt.Value)
+		if err != nil {
+			return "src wants an address of this host, such as 192.0.2.7"
+		}
+		o.src = a
 	}
 	return ""
 }

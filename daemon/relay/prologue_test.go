@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/familytest"
 	"github.com/sockd/sockd/families/model"
 	"github.com/stretchr/testify/require"
@@ -351,4 +352,78 @@ func TestBulkToUnixIsSpliced(t *testing.T) {
 	familytest.Eventually(t, "it is copied", func() bool { return st.path() == "splice" })
 	<-done
 	require.Empty(t, w.mustIdle(r.ID).Drops)
+}
+
+// A client that speaks first finds out with its bytes that a backend refuses: the
+// attempt's alarm must not outlive it.
+func TestAClientThatSpeaksFirstFindsTheNextBackend(t *testing.T) {
+	for _, tc := range []struct{ name, second string }{{"another TO", "live"}, {"a backup", "live,backup"}, {"another that refuses", "gone"}, {"the same again", ",retry=200ms"}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			gone := "tcp:" + l.Addr().String()
+			require.NoError(t, l.Close())
+			live := "tcp:" + serve(t, "tcp", "127.0.0.1:0", echo).Addr().String()
+			tos := []string{gone, strings.NewReplacer("live", live, "gone", gone).Replace(tc.second)}
+			if tc.second[0] == ',' {
+				tos = []string{gone + tc.second}
+			}
+			s := spec(t, "tcp:127.0.0.1:0", tos...)
+			s.Balance, s.ConnectTimeout = balanceFailover, 50*time.Millisecond
+			r := w.mustAdd(s)
+			network, address := endpoint(t, r)
+			for range 20 {
+				c, err := net.Dial(network, address)
+				if err != nil {
+					continue // reset at once
+				}
+				_ = c.SetDeadline(time.Now().Add(deadline))
+				_, _ = c.Write([]byte("early"))
+				got := make([]byte, 5)
+				if _, err = io.ReadFull(c, got); strings.Contains(tc.second, "live") {
+					require.NoError(t, err)
+					require.Equal(t, "early", string(got))
+				}
+				require.NoError(t, c.Close())
+			}
+			// Every alarm that is left must find its session as it was, or gone.
+			sh := w.eng.allShards()
+			familytest.Eventually(t, "alarms are left", func() bool {
+				left := 0
+				for _, s := range sh {
+					done := make(chan int)
+					s.do(func() { done <- len(s.alarms) })
+					left += <-done
+				}
+				return left == 0
+			})
+		})
+	}
+}
+
+func TestADropIsAnEvent(t *testing.T) {
+	m := parties(t, "unixgram", "udp")
+	_, err := families.SendAll(t.Context(), m.near, &families.Msg{Data: make([]byte, 66000)})
+	require.NoError(t, err)
+	e := m.host.mustEvent(t, "relay", "dropped", m.relay.ID)
+	require.Equal(t, "too_big", e.Cause)
+}
+
+func TestTheSourceAddressCanBeChosen(t *testing.T) {
+	w := newWorld(t)
+	l := serve(t, "tcp", "127.0.0.1:0", func(c net.Conn) { _, _ = fmt.Fprint(c, c.RemoteAddr()) })
+	c := mustDial(t, w.mustAdd(spec(t, "tcp:127.0.0.1:0", "tcp:"+l.Addr().String()+",src=127.0.0.3")))
+	got, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Contains(t, string(got), "127.0.0.3:")
+	for text, why := range map[string]string{
+		"tcp:127.0.0.1:9,src=x":                 "src wants an address",
+		"unix:/x,src=127.0.0.1":                 `"src" is for tcp and udp`,
+		"tcp:127.0.0.1:9,retry=1s,retry=2s":     `"retry" stands there twice`,
+		"tcp:127.0.0.1:9,framing=lf,framing=lf": `"framing" stands there twice`,
+	} {
+		_, err := w.eng.Add(t.Context(), spec(t, "tcp:127.0.0.1:0", text))
+		require.ErrorContains(t, err, why)
+	}
 }

@@ -57,6 +57,7 @@ var epoch = time.Now()
 // init makes a record of a new conversation, by a plan that the caller holds for it.
 func (c *record) init(r *relay, p *plan) {
 	c.r, c.id, c.since, c.plan = r, r.eng.opts.Host.NewID(), time.Now(), p
+	c.lost.told = &r.telling
 	c.touch()
 }
 
@@ -142,7 +143,7 @@ func (c *record) limitedBy() string {
 		return "to"
 	case c.tx.waits.Load():
 		return "from"
-	case c.rx.paced.Load(), c.tx.paced.Load():
+	case c.rx.paced.Load(), c.tx.paced.Load(), c.r.held.Load():
 		return "rate"
 	}
 	return ""

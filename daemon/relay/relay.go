@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sockd/sockd/families/model"
@@ -46,12 +47,14 @@ type relay struct {
 	// relay ends with its session.
 	lasting bool
 
-	ctx  context.Context // ends when no session may begin any more
-	stop context.CancelFunc
-	pace [2]*bucket    // from FROM towards TO, and back: --rate
-	lost losses        // of messages that belong to no session, and events
-	away flow          // messages that belong to no session, from FROM: received and lost at once
-	room chan struct{} // has a token when room may have come free
+	ctx     context.Context // ends when no session may begin any more
+	stop    context.CancelFunc
+	pace    [2]*bucket  // from FROM towards TO, and back: --rate
+	held    atomic.Bool // FROM is not read, for the rate of all
+	telling telling
+	lost    losses        // of messages that belong to no session, and events
+	away    flow          // messages that belong to no session, from FROM: received and lost at once
+	room    chan struct{} // has a token when room may have come free
 	// trouble has a token when a session has found an interface down.
 	trouble  chan struct{}
 	failures throttle // of log lines

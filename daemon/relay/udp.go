@@ -272,8 +272,10 @@ func (f *udpFront) pause(bytes int) bool {
 		return false
 	}
 	f.paced = true
+	f.r.held.Store(true)
 	f.sh.after(wait, func() {
 		f.paced = false
+		f.r.held.Store(false)
 		f.run()
 	})
 	return true
@@ -508,7 +510,7 @@ type udpTarget struct {
 // udpTargetOf is how a shard dials a backend, or nil where that takes more than a
 // literal address without options.
 func (e *Engine) udpTargetOf(b *backend) *udpTarget {
-	if b.kind != kindDgram || isUnix(b.end.Network) || len(b.end.Options) > 0 {
+	if b.kind != kindDgram || isUnix(b.end.Network) || len(b.end.Options) > 0 || b.own.src.IsValid() {
 		return nil
 	}
 	targets, err := e.resolveLiteral(b.end)

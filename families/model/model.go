@@ -131,7 +131,7 @@ type Capture struct {
 // event is "present"; {"event":"ready"} ends it.
 type Event struct {
 	Time  time.Time `json:"time,omitzero"`
-	Event string    `json:"event"` // present ready opened bound listening connected accepted closed added changed removed lost ...
+	Event string    `json:"event"` // present ready opened bound listening connected accepted closed added changed removed dropped (a relay lost something: Cause says by which name it is counted; once a second each) lost ...
 	ID    ID        `json:"id,omitempty"`
 	Cause string    `json:"cause,omitempty"`
 	// Object is the Socket, Relay, Session or Capture after the change.
