@@ -86,7 +86,7 @@ func (a *acceptor) serve(r *relay) error {
 	}
 	pause := soonestRetry
 	for {
-		if err := a.waitRoom(r); err != nil {
+		if err := r.awaitClaim(); err != nil {
 			return err
 		}
 		c, spare, err := acceptWithSpare(l)
@@ -167,19 +167,6 @@ func (r *relay) beginStream(p *plan, c families.Socket, spare spare) {
 	(&prologue{s: s, from: c, own: true}).begin()
 }
 
-// waitRoom claims room for a session, however long that takes.
-func (a *acceptor) waitRoom(r *relay) error {
-	for !r.claim() {
-		r.setState(stateWaiting, "it has as many sessions as --max-conns allows")
-		select {
-		case <-r.room:
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		}
-	}
-	return nil
-}
-
 // backOff waits until a descriptor may be free: a session's end, or some time.
 // Until then the connection stays in the queue, where poll would find it again
 // and again.
@@ -255,9 +242,7 @@ func (o *once) serve(r *relay) error {
 // begin makes the session of FROM and a TO that was dialled, which takes over the
 // hold on p. done closes when its pumps have ended.
 func (o *once) begin(r *relay, p *plan, to *leg) (s *session, done <-chan struct{}) {
-	r.mu.Lock()
-	r.busy++
-	r.mu.Unlock()
+	r.claimAnyway()
 	s = newSession(r, p, o.leg)
 	o.handed()
 	s.attach(to)
@@ -271,9 +256,7 @@ func (o *once) begin(r *relay, p *plan, to *leg) (s *session, done <-chan struct
 
 // beginStream is begin for a connected stream.
 func (o *once) beginStream(r *relay, p *plan, to *leg) {
-	r.mu.Lock()
-	r.busy++
-	r.mu.Unlock()
+	r.claimAnyway()
 	s := newStream(r, p, r.eng.pick())
 	s.peerText = o.leg.text
 	o.handed()

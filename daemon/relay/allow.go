@@ -170,7 +170,9 @@ func (d *doorman) identifyLoopback(fd ksock.FD, peer netip.AddrPort, groups bool
 	if groups {
 		// A user that the database does not know, as of a container, has none there;
 		// the uid is known all the same.
-		p.groups, _ = d.groups(p.uid)
+		if p.groups, err = d.groups(p.uid); err != nil {
+			p.groups = nil
+		}
 	}
 	return p, nil
 }

@@ -116,7 +116,10 @@ func (s *stream) tryDial(b *backend) error {
 // does not, the bytes stay in hand.
 func (s *stream) eager() error {
 	if s.up.inHand() == 0 {
-		s.up.first(s)
+		if err := s.up.first(s); err != nil {
+			s.abort(s.sideError(&s.from, err))
+			return nil
+		}
 	}
 	if s.up.inHand() == 0 || s.up.urgent {
 		return nil
@@ -175,7 +178,7 @@ func (s *stream) dialFailed(err error) {
 		d.b.away()
 	}
 	d.err = &DialError{To: d.b.text, Next: dialHint(d.b, err), Err: s.dialOpError(d.b, err)}
-	s.stopDial()
+	s.stopDial(ksock.FD.Close)
 }
 
 // dialOpError is an error with the words of a socket's own.
@@ -186,14 +189,15 @@ func (s *stream) dialOpError(b *backend, err error) error {
 	return &families.OpError{Op: "connect", Family: b.family(), Addr: b.end.Address, Err: err}
 }
 
-// stopDial lets go of an attempt under way.
-func (s *stream) stopDial() {
+// stopDial lets go of an attempt under way, as how says, with a reset where it is nil:
+// the connection may stand without our knowing.
+func (s *stream) stopDial(how func(ksock.FD)) {
 	if s.dial == nil || s.dial.b == nil {
 		return
 	}
 	s.dial.b.busy.leave()
 	s.dial.b = nil
-	s.to.leave(ksock.FD.Close)
+	s.to.leave(how)
 }
 
 // dialDone begins the session proper.

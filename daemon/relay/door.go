@@ -69,8 +69,9 @@ func (d *door) serve(r *relay) error {
 		case r.ctx.Err() != nil:
 			return r.ctx.Err()
 		case trouble == nil:
-			r.setState(stateWaiting, fullText)
-			err = r.awaitRoom()
+			if err = r.awaitClaim(); err == nil {
+				r.unclaim()
+			}
 			pause = soonestRetry
 		case outOfDescriptors(trouble):
 			err = r.backOff(trouble, &pause)
@@ -85,21 +86,6 @@ func (d *door) serve(r *relay) error {
 
 // fullText says why a relay waits that has no room.
 const fullText = "it has as many sessions as --max-conns allows"
-
-// awaitRoom waits until a session has given its room back.
-func (r *relay) awaitRoom() error {
-	for {
-		if r.claim() {
-			r.unclaim()
-			return nil
-		}
-		select {
-		case <-r.room:
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		}
-	}
-}
 
 // accept lets the shard accept until it finds trouble or the relay stops, and returns
 // when it does no more.

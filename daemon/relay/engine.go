@@ -70,6 +70,7 @@ type Engine struct {
 	turn   atomic.Uint32 // of pick
 
 	doorman *doorman
+	budget  budget
 
 	// notices are losses to be told of, by a goroutine that lives as long as the shards;
 	// told closes when it has ended.
@@ -82,7 +83,7 @@ func New(o Options) *Engine {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}, doorman: newDoorman(), told: make(chan struct{})}
+	return &Engine{opts: o, relays: map[model.ID]*relay{}, names: map[string]model.ID{}, doorman: newDoorman(), budget: newBudget(), told: make(chan struct{})}
 }
 
 // openShards starts the event loops, one a processor.

@@ -152,14 +152,62 @@ func (r *relay) paceOf(s *session, f *flow) *bucket {
 }
 
 // claim takes room for one more session; false means there is none now.
-func (r *relay) claim() bool {
+func (r *relay) claim() bool { return r.tryClaim() == claimed }
+
+// claim's outcomes.
+type claim uint8
+
+const (
+	claimed claim = iota
+	full          // as many sessions as --max-conns allows
+	short         // no share of the descriptors
+)
+
+func (r *relay) tryClaim() claim {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.busy >= maxConns(r.spec) || r.single && r.busy > 0 {
-		return false
+	switch {
+	case r.busy >= maxConns(r.spec) || r.single && r.busy > 0:
+		return full
+	case !r.eng.budget.take():
+		return short
 	}
 	r.busy++
-	return true
+	return claimed
+}
+
+// claimAnyway takes room for the one session of a relay, whose sockets are there.
+func (r *relay) claimAnyway() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy++
+	r.eng.budget.used.Add(sessionCost)
+}
+
+// awaitClaim claims room for a session, however long that takes, and says meanwhile
+// what there is too little of.
+func (r *relay) awaitClaim() error {
+	for {
+		got := r.tryClaim()
+		if got == claimed {
+			return nil
+		}
+		var again <-chan time.Time
+		if got == short {
+			if r.setState(stateWaiting, errNoShare.Error()) {
+				r.lost.add(causeDescriptors, 1)
+			}
+			again = time.After(askAgain) // another relay's session gives it back
+		} else {
+			r.setState(stateWaiting, fullText)
+		}
+		select {
+		case <-r.room:
+		case <-again:
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		}
+	}
 }
 
 func maxConns(spec model.RelaySpec) int {
@@ -174,6 +222,7 @@ func (r *relay) unclaim() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.busy--
+	r.eng.budget.give()
 }
 
 // signal wakes whoever waits for room.

@@ -245,6 +245,11 @@ func (s *stream) brokenSink(w *way, err error) {
 		s.settle(w.src)
 		return
 	}
+	if w.dst.local && !w.dst.finished {
+		// It has stopped reading, and may go on writing; a unix client is told so.
+		_ = w.src.fd.CloseRead() // what it sends from now on is refused, or not read
+		return
+	}
 	_ = w.dst.fd.CloseRead() // ENOTCONN: then the reader sees the end anyway
 	w.dst.readable, w.dst.finished = true, true
 	s.limit(lingerTime, errors.New("the other direction did not end"))
@@ -321,7 +326,7 @@ func (s *stream) finish(how func(ksock.FD)) {
 	s.down.close(s)
 	s.bound.stop()
 	s.idle.stop()
-	s.stopDial()
+	s.stopDial(how)
 	s.spare.drop()
 	s.from.leave(how)
 	s.to.leave(how)
@@ -352,9 +357,12 @@ func (e *end) leave(how func(ksock.FD)) {
 func (s *stream) end(err error) {
 	s.because(err)
 	s.mu.Lock()
-	cancel := s.prologue
+	cancel, over := s.prologue, s.ended
 	s.mu.Unlock()
-	if cancel != nil {
+	switch {
+	case over:
+		return
+	case cancel != nil:
 		cancel()
 		return
 	}

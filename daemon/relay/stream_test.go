@@ -3,9 +3,11 @@ package relay
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -355,20 +357,80 @@ func TestAResetWaitsForASlowReader(t *testing.T) {
 	require.True(t, isReset(err), "got %v", err)
 }
 
-// A unix backend may stop reading alone: its answer is brought, and the session
-// ends then, although the backend is still there.
-func TestABackendThatOnlyStopsReadingEndsTheSession(t *testing.T) {
+// A unix backend may stop reading alone: what it still says is brought, and when it is
+// done the session ends as one whose bytes were refused.
+func TestABackendThatOnlyStopsReadingIsHeard(t *testing.T) {
 	w := newWorld(t)
+	refused := make(chan struct{})
 	l := serve(t, "unix", w.path("b"), func(c net.Conn) {
 		_, _ = c.Write([]byte("enough"))
 		_ = c.(*net.UnixConn).CloseRead()
-		<-t.Context().Done()
+		<-refused
+		_, _ = c.Write([]byte("more"))
 	})
-	c := mustDial(t, w.mustAdd(spec(t, "unix:"+w.path("f"), "unix:"+l.Addr().String())))
+	r := w.mustAdd(spec(t, "unix:"+w.path("f"), "unix:"+l.Addr().String()))
+	c := mustDial(t, r)
 	answer := make([]byte, 6)
 	_, err := io.ReadFull(c, answer)
 	require.NoError(t, err)
-	_, err = c.Write(make([]byte, 1000))
+	familytest.Eventually(t, "nobody refuses", func() bool {
+		_, err := c.Write(make([]byte, 1000))
+		return errors.Is(err, syscall.EPIPE)
+	})
+	close(refused)
+	rest, err := io.ReadAll(c)
 	require.NoError(t, err)
+	require.Equal(t, "more", string(rest))
 	require.Contains(t, w.host.mustEvent(t, "session", "closed", 0).Cause, "broken pipe")
+}
+
+// A client that resets as soon as it is connected is a reset for the backend, and
+// leaves nothing behind.
+func TestAResetRightAfterConnectIsOne(t *testing.T) {
+	w := newWorld(t)
+	ends := make(chan error, 200)
+	l := serve(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
+		_, err := io.Copy(io.Discard, struct{ io.Reader }{c})
+		ends <- err
+	})
+	r := w.mustAdd(spec(t, "tcp:127.0.0.1:0", "tcp:"+l.Addr().String()))
+	network, address := endpoint(t, r)
+	for i := range 100 {
+		c, err := net.Dial(network, address)
+		require.NoError(t, err)
+		if i%2 == 0 {
+			mustWrite(t, c, []byte("x"))
+		}
+		hangUp(c)
+	}
+	w.mustIdle(r.ID)
+	for range len(ends) {
+		require.ErrorIs(t, <-ends, syscall.ECONNRESET)
+	}
+}
+
+// A relay may be removed while its sessions fail: each ends once.
+func TestRemovingWhileDialsFail(t *testing.T) {
+	w := newWorld(t)
+	for _, to := range []string{"unix:" + w.path("nobody"), "tcp:localhost:1", "tcp:127.0.0.1:1"} {
+		for range 10 {
+			r := w.mustAdd(spec(t, "tcp:127.0.0.1:0", to))
+			network, address := endpoint(t, r)
+			var clients sync.WaitGroup
+			for range 8 {
+				clients.Go(func() {
+					if c, err := net.Dial(network, address); err == nil {
+						_ = c.Close()
+					}
+				})
+			}
+			require.NoError(t, w.eng.Remove(r.ID, 0))
+			clients.Wait()
+			w.host.mustEvent(t, "relay", "removed", r.ID)
+		}
+	}
+	for _, sh := range w.eng.allShards() {
+		require.Zero(t, sh.live.Load())
+	}
+	require.Zero(t, w.eng.budget.used.Load())
 }

@@ -46,6 +46,9 @@ const (
 	// their turn: some hundred microseconds.
 	turnPieces = 64
 	turnBytes  = 1 << 20
+	// fileCost is what a descriptor that comes along counts for in a turn: some
+	// microseconds, in which 16 KiB would have moved.
+	fileCost = 16 << 10
 	// manyFull pieces in a row that fill all of their room are bulk, manySmall ones
 	// are not.
 	manyFull  = 2
@@ -158,23 +161,29 @@ func (w *way) copy(s *stream, limit int) bool {
 }
 
 // first takes a piece into hand, for a sink that may not be there yet. Descriptors and
-// an urgent byte wait for it.
-func (w *way) first(s *stream) {
+// an urgent byte wait for it. The error is the source's.
+func (w *way) first(s *stream) error {
 	if any, urgent := w.src.look(); !any || urgent || w.src.local {
-		return
+		return nil
 	}
 	limit := s.pace(w)
 	if limit == 0 {
-		return
+		return nil
 	}
 	n, err := w.src.fd.Recv(s.sh.room[:min(limit, pieceRoom)])
 	s.unpace(w, limit-n)
-	if err != nil || n == 0 {
-		return // the next event tells
+	switch {
+	case ksock.IsEAGAIN(err):
+		return nil
+	case err != nil:
+		return err // the kernel tells it once
+	case n == 0:
+		return nil // the end stays
 	}
 	w.src.sure = false
 	w.received(s, n)
 	w.keep(s.sh, 0, n)
+	return nil
 }
 
 // recv is one attempt. A unix source may send descriptors along: they are passed on
@@ -186,12 +195,12 @@ func (w *way) recv(s *stream, room []byte) (int, error) {
 	}
 	pass := s.plan.pass && w.dst.local
 	if pass {
-		n := w.src.fd.FilesAhead(room, len(room))
-		if n > 0 && n < len(room) {
+		if n := w.src.fd.FilesAhead(room); n > 0 {
 			room = room[:n] // they come with the next piece
 		}
 	}
 	n, files, cut, err := w.src.fd.RecvFiles(room)
+	w.round += len(files) * fileCost
 	switch {
 	case cut:
 		s.lost.add(causeFiles, 1)

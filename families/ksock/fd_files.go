@@ -14,18 +14,23 @@ func (f FD) RecvFiles(b []byte) (n int, files []int, cut bool, err error) {
 	return f.recvFiles(b, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 }
 
-// FilesAhead tells where in what is queued, up to n bytes, the first piece with
-// descriptors begins: n where there is none. A read across that place would bring
-// them too early. It finds the place by peeking at less and less; room has n bytes at
-// least.
-func (f FD) FilesAhead(room []byte, n int) int {
-	if !f.bringsFiles(room[:n]) {
-		return n
+// FilesAhead tells how many bytes lie before the first piece with descriptors among
+// what is queued, as far as room: 0 where the next piece has some, and where none of
+// it has. A read across that place would bring them too early. It finds the place by
+// peeking at less and less.
+func (f FD) FilesAhead(room []byte) int {
+	if _, some := f.bringsFiles(room[:1]); some {
+		return 0
 	}
-	none, some := 0, n // a peek at none bytes brings none, at some it does
-	for some-none > 1 {
-		if mid := (none + some) / 2; f.bringsFiles(room[:mid]) {
-			some = mid
+	n, some := f.bringsFiles(room)
+	if !some {
+		return 0
+	}
+	none := 1 // a peek at so many bytes brings none, at n it does
+	for n-none > 1 {
+		mid := (none + n) / 2
+		if _, some := f.bringsFiles(room[:mid]); some {
+			n = mid
 		} else {
 			none = mid
 		}
@@ -33,11 +38,11 @@ func (f FD) FilesAhead(room []byte, n int) int {
 	return none
 }
 
-// bringsFiles peeks: what it gets are duplicates.
-func (f FD) bringsFiles(b []byte) bool {
-	_, files, cut, err := f.recvFiles(b, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC|unix.MSG_PEEK)
+// bringsFiles peeks at up to len(b) bytes: what it gets are duplicates.
+func (f FD) bringsFiles(b []byte) (n int, some bool) {
+	n, files, cut, err := f.recvFiles(b, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC|unix.MSG_PEEK)
 	CloseFiles(files)
-	return err == nil && (cut || len(files) > 0)
+	return n, err == nil && (cut || len(files) > 0)
 }
 
 func (f FD) recvFiles(b []byte, flags uintptr) (n int, files []int, cut bool, err error) {

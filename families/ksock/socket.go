@@ -309,6 +309,9 @@ func acceptOnce(listener int) (int, error) {
 			return -1, nothingToAccept(listener)
 		}
 		fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err == unix.EAGAIN && poll(listener, unix.POLLRDHUP)&(unix.POLLRDHUP|unix.POLLHUP) != 0 {
+			return -1, unix.EINVAL // somebody who shares it has shut a unix listener down: poll says so for ever
+		}
 		if err != unix.ECONNABORTED && err != unix.EINTR {
 			return fd, err
 		}
