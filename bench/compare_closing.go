@@ -107,6 +107,11 @@ func serverResets(ctx context.Context, s *stage) (finding, error) {
 	if err != nil {
 		return finding{}, err
 	}
+	return s.lastHeard(ctx, to)
+}
+
+// lastHeard asks through the contestant, and says what came and how it ended.
+func (s *stage) lastHeard(ctx context.Context, to endpoint) (finding, error) {
 	c, err := s.through(ctx, to)
 	if err != nil {
 		return finding{}, err

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"syscall"
@@ -140,25 +141,18 @@ func (s *stream) eager() error {
 	return nil
 }
 
-// dialEvent is an event while the session is dialled.
+// dialEvent is an event while the session is dialled. An error that the kernel has
+// told elsewhere is the usual one.
 func (s *stream) dialEvent(e *end, ev ksock.Events) {
 	switch {
 	case e == &s.from && ev.Failed():
-		s.abort(s.sideError(e, cmpErr(e.fd.Err(), syscall.ECONNRESET)))
+		s.abort(s.sideError(e, cmp.Or(e.fd.Err(), error(syscall.ECONNRESET))))
 	case e == &s.from: // it waits
 	case ev.Failed():
-		s.redial(cmpErr(e.fd.Err(), syscall.ECONNREFUSED))
+		s.redial(cmp.Or(e.fd.Err(), error(syscall.ECONNREFUSED)))
 	case ev.Writable():
 		s.dialDone()
 	}
-}
-
-// cmpErr is err, or what it stands for when the kernel has told it elsewhere.
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
 }
 
 // dialLate gives a connection up that takes too long.

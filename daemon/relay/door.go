@@ -17,7 +17,6 @@ type door struct {
 	eng   *Engine
 	fd    ksock.FD        // the listener's only descriptor
 	namer families.Socket // the listener as it was: closed, but it reads names
-	local bool
 	fam   families.Adopter
 	sh    *shard
 
@@ -46,7 +45,7 @@ func newDoor(e *Engine, s families.Socket) (*door, error) {
 	if !ok {
 		return nil, families.ErrNotSupported
 	}
-	d := &door{eng: e, namer: s, local: i.Family == "local", fam: a, sh: e.pick(), trouble: make(chan error, 1), spare: noSpare}
+	d := &door{eng: e, namer: s, fam: a, sh: e.pick(), trouble: make(chan error, 1), spare: noSpare}
 	if d.fd, err = ksock.Detach(s); err != nil {
 		return nil, err
 	}
@@ -178,7 +177,7 @@ func (d *door) admit(fd ksock.FD) {
 	if len(p.allow) > 0 && p.allow.cheap() && !d.eng.doorman.lets(p.allow, fd, &d.peer) {
 		p.release()
 		d.r.lost.add(causeDenied, 1)
-		fd.Reset(!d.local)
+		fd.Reset(true)
 		d.r.unclaim()
 		return
 	}
@@ -190,10 +189,10 @@ func (d *door) admit(fd ksock.FD) {
 		d.beginSlow(s, fd)
 	case sh == d.sh:
 		d.r.enter(s)
-		s.beginFast(fd, d.local)
+		s.beginFast(fd, false)
 	default:
 		d.r.enter(s)
-		sh.do(func() { s.beginFast(fd, d.local) })
+		sh.do(func() { s.beginFast(fd, false) })
 	}
 }
 
@@ -201,7 +200,7 @@ func (d *door) admit(fd ksock.FD) {
 func (d *door) beginSlow(s *stream, fd ksock.FD) {
 	c, err := d.fam.Adopt(int(fd))
 	if err != nil { // no memory: the connection cannot be had
-		fd.Reset(!d.local)
+		fd.Reset(true)
 		s.r.enter(s)
 		s.abort(err)
 		return

@@ -108,12 +108,9 @@ func (p *prologue) admit(ctx context.Context) (proxyHeader, error) {
 	if s.plan.own.proxy == "" {
 		return proxyHeader{}, nil
 	}
-	ctx, cancel := withLimit(ctx, s.plan.connectTimeout, "no PROXY header")
-	defer cancel()
-	h, err := acceptProxy(ctx, p.from)
+	h, err := s.r.readHeader(ctx, s.plan, p.from, s.peerText)
 	if err != nil {
-		s.r.lost.add(causeInvalid, 1)
-		return proxyHeader{}, fmt.Errorf("from %s: %w", describe(s.peerText), err)
+		return proxyHeader{}, err
 	}
 	if text := h.text(); text != "" {
 		s.setPeer(text)
@@ -145,11 +142,7 @@ func (p *prologue) announce(ctx context.Context, client proxyHeader) error {
 	if p.to.proxy == "" {
 		return nil
 	}
-	b := appendProxy(nil, proxyOf(p.to.proxy, client, p.from, p.from.Info().Peer))
-	if _, err := families.SendAll(ctx, p.to.sock, &families.Msg{Data: b}); err != nil {
-		return fmt.Errorf("to %s: send the PROXY header: %w", describe(p.to.text), err)
-	}
-	return nil
+	return p.to.sendHeader(ctx, proxyOf(p.to.proxy, client, p.from, p.from.Info().Peer))
 }
 
 // handOver gives both sides to the shard, which owns them then. On error they are

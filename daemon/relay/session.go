@@ -75,12 +75,9 @@ func (s *session) greet() error {
 	if s.plan.own.proxy == "" || s.from.shared {
 		return nil
 	}
-	ctx, cancel := withLimit(s.ctx, s.plan.connectTimeout, "no PROXY header")
-	defer cancel()
-	h, err := acceptProxy(ctx, unframed(s.from.sock))
+	h, err := s.r.readHeader(s.ctx, s.plan, unframed(s.from.sock), s.from.text)
 	if err != nil {
-		s.r.lost.add(causeInvalid, 1)
-		return &greetError{fmt.Errorf("from %s: %w", describe(s.from.text), err)}
+		return &greetError{err}
 	}
 	s.client = h
 	if text := h.text(); text != "" {
@@ -103,9 +100,25 @@ func (s *session) announce(to *leg) error {
 	if !s.from.shared {
 		peer = s.from.sock.Info().Peer
 	}
-	h := proxyOf(to.proxy, s.client, unframed(s.from.sock), peer)
-	if _, err := families.SendAll(s.ctx, unframed(to.sock), &families.Msg{Data: appendProxy(nil, h)}); err != nil {
-		return fmt.Errorf("to %s: send the PROXY header: %w", describe(to.text), err)
+	return to.sendHeader(s.ctx, proxyOf(to.proxy, s.client, unframed(s.from.sock), peer))
+}
+
+// readHeader receives the PROXY header in front of a client's first byte.
+func (r *relay) readHeader(ctx context.Context, p *plan, from families.Socket, peer string) (proxyHeader, error) {
+	ctx, cancel := withLimit(ctx, p.connectTimeout, "no PROXY header")
+	defer cancel()
+	h, err := acceptProxy(ctx, from)
+	if err != nil {
+		r.lost.add(causeInvalid, 1)
+		return proxyHeader{}, fmt.Errorf("from %s: %w", describe(peer), err)
+	}
+	return h, nil
+}
+
+// sendHeader sends a PROXY header to a TO that was just dialled.
+func (l *leg) sendHeader(ctx context.Context, h proxyHeader) error {
+	if _, err := families.SendAll(ctx, unframed(l.sock), &families.Msg{Data: appendProxy(nil, h)}); err != nil {
+		return fmt.Errorf("to %s: send the PROXY header: %w", describe(l.text), err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"syscall"
 
@@ -22,12 +23,7 @@ var noSpare = spare{fd: ksock.NoDescriptor}
 
 // newSpare opens one. The caller drops it or hands it over.
 func newSpare(domain int) (spare, error) {
-	if domain == 0 {
-		domain = syscall.AF_UNIX
-		fd, err := ksock.NewFD(domain)
-		return spare{fd: fd}, err
-	}
-	fd, err := ksock.NewFD(domain)
+	fd, err := ksock.NewFD(cmp.Or(domain, syscall.AF_UNIX))
 	return spare{fd: fd, domain: domain}, err
 }
 

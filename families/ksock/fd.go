@@ -274,9 +274,6 @@ func Domain(n *families.Name) int {
 	return int(*(*uint16)(unsafe.Pointer(&b[0])))
 }
 
-// IsLocal tells whether a name is a unix socket's.
-func IsLocal(n *families.Name) bool { return Domain(n) == unix.AF_UNIX }
-
 // Pipe is a pipe(2) through which bytes are spliced from one socket to another
 // without passing through this process. It belongs to one goroutine.
 type Pipe struct {
