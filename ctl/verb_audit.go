@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/sockd/sockd/ctl/varlink"
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 )
 
@@ -29,6 +30,9 @@ func serveAudit(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 	var in auditIn
 	if err := c.Decode(&in); err != nil {
 		return err
+	}
+	if in.Ref != nil && *in.Ref == "" { // to the backend it is all relays, which nobody asked for
+		return fmt.Errorf("audit: %q is no ID or NAME: %w", "", families.ErrSyntax)
 	}
 	lines, err := s.backend.RelayAudit(ctx, s.caller(c), orZero(in.Ref))
 	if err != nil {
