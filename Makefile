@@ -10,7 +10,7 @@ INSTALL ?= install
 VERSION ?= $(shell cat VERSION 2>/dev/null || git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### build ###################################################################
 
@@ -28,6 +28,8 @@ clean: ## remove what build made
 # PREFIX   where programs go, below it bin, share/man and   (/usr/local)
 #          share's folders for shell completion
 # DESTDIR  a tree to install into instead of /, for packages (empty)
+# EXTCAPDIR  Wireshark's folder for extcap programs, to put   (empty: none)
+#          the link sockd-extcap there; `tshark -G folders` tells it
 #
 # systemd reads units and its other files below /usr/lib and /usr/local/lib; for
 # any other PREFIX they go below /etc. @PREFIX@ in a unit becomes PREFIX.
@@ -74,6 +76,9 @@ install: build ## install programs, units, man pages and completion (PREFIX, DES
 		$(INSTALL) -d "$${file%/*}" && \
 		"$(BIN)/sockd-ctl" completion "$${completion%%:*}" >"$$file" && \
 		chmod 0644 "$$file" || exit 1; done
+	if test -n "$(EXTCAPDIR)"; then \
+		$(INSTALL) -d "$(DESTDIR)$(EXTCAPDIR)" && \
+		ln -sf "$(PREFIX)/bin/sockd-ctl" "$(DESTDIR)$(EXTCAPDIR)/sockd-extcap"; fi
 	if $(LIVE); then \
 		systemd-sysusers "$(SYSUSERSDIR)/sockd.conf" && \
 		systemd-tmpfiles --create "$(TMPFILESDIR)/sockd.conf" && \
@@ -84,6 +89,7 @@ install: build ## install programs, units, man pages and completion (PREFIX, DES
 uninstall: ## remove what install put there
 	if $(LIVE); then systemctl disable --now $(UNITS) || true; fi
 	rm -f $(foreach p,$(PROGRAMS),"$(DESTDIR)$(PREFIX)/bin/$(p)")
+	if test -n "$(EXTCAPDIR)"; then rm -f "$(DESTDIR)$(EXTCAPDIR)/sockd-extcap"; fi
 	rm -f $(foreach u,$(UNITS),"$(DESTDIR)$(UNITDIR)/$(u)")
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/sockd.conf" "$(DESTDIR)$(TMPFILESDIR)/sockd.conf"
 	for section in 1 5 8; do \
@@ -107,7 +113,11 @@ bench: build ## sockd beside its peers, those that are installed; takes ten minu
 compare: build ## what becomes of resets, half-closes, datagrams: sockd beside its peers; five minutes
 	$(GO) run ./bench compare -bin bin $(COMPARE)
 
-.PHONY: bench compare
+# BENCH as for bench; docs/performance.md has the rows. It needs root, for namespaces of its own.
+bench-capture: build ## captures and injection beside tcpdump, dumpcap, netsniff-ng; root; ten minutes, BENCH=-quick half a one
+	$(GO) run ./bench capture -bin bin $(BENCH)
+
+.PHONY: bench bench-capture compare
 
 test: tools lint ## everything, with the race detector; as root on Debian it installs what the tests need
 	$(GO) test -race -count=1 -timeout 5m ./...

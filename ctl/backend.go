@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/sockd/sockd/families/model"
@@ -68,6 +69,23 @@ type Backend interface {
 	// Capture starts a capture. Nothing is delivered before Run, but frames are
 	// kept from now on.
 	Capture(ctx context.Context, c model.Caller, spec model.CaptureSpec) (Capturing, error)
+	// Interfaces lists what can be captured on, any first, then by index.
+	Interfaces(ctx context.Context, c model.Caller) ([]model.Interface, error)
+	// CaptureShare starts a capture into memory that the caller reads.
+	CaptureShare(ctx context.Context, c model.Caller, spec model.CaptureSpec) (Sharing, error)
+
+	// Inject opens an interface to send frames. Nothing is sent before Run.
+	Inject(ctx context.Context, c model.Caller, spec model.InjectSpec) (Injection, error)
+	// CaptureSet replaces the filter of a capture that runs: no packet is lost meanwhile.
+	CaptureSet(ctx context.Context, c model.Caller, ref, filter string) (model.Capture, error)
+
+	// RecorderAdd starts a recorder. On success it owns spec's descriptors.
+	RecorderAdd(ctx context.Context, c model.Caller, spec model.RecorderSpec) (model.Recorder, error)
+	RecorderSet(ctx context.Context, c model.Caller, ref string, change model.RecorderChange) (model.Recorder, error)
+	RecorderRemove(ctx context.Context, c model.Caller, ref string) (model.Recorder, error)
+	// RecorderDump writes what a recorder has to w, in whole blocks of pcapng, or nothing
+	// when it is refused.
+	RecorderDump(ctx context.Context, c model.Caller, ref string, spec model.DumpSpec, w io.Writer) (model.DumpReport, error)
 }
 
 // The shared words that stand in Backend, under the names that ctl uses.
@@ -77,4 +95,6 @@ type (
 	Object     = model.Object
 	Attachment = model.Attachment
 	Capturing  = model.Capturing
+	Injection  = model.Injection
+	Sharing    = model.Sharing
 )

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"time"
 
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/pcapng"
@@ -21,19 +20,27 @@ type captureRun struct {
 	capture model.Capture
 	file    io.Writer // what -w names; nil: packets are printed
 
-	out      *bufio.Writer
-	reader   *pcapng.Reader
-	printers map[pcapng.LinkType]PacketPrinter
-	packets  int64
-	ended    bool // the statistics have come, so nothing is missing
+	out     *bufio.Writer
+	reader  *pcapng.Reader
+	lines   packetLines
+	packets int64
+	ended   bool        // the statistics have come, so nothing is missing
+	classic *pcapStream // the file is of that format; nil: it is the stream as it comes
 }
 
 // copy receives until the daemon ends the stream; ctx's end asks it to.
 func (r *captureRun) copy(ctx context.Context, conn *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.CloseWrite() })
 	defer stop()
-	r.printers = map[pcapng.LinkType]PacketPrinter{}
 	r.out = bufio.NewWriter(r.e.Stdout)
+	if r.file != nil && r.flags.file.pcap {
+		r.out = bufio.NewWriterSize(fileWriter{r.file}, 64<<10)
+		r.classic = &pcapStream{out: r.out}
+	}
+	r.lines = packetLines{e: r.e, out: r.out, options: r.flags.packets}
+	if r.lines.options.Named = severalInterfaces(r.capture.Source); r.lines.options.Named {
+		r.e.say("capturing on %s", cell(r.capture.Source))
+	}
 	r.reader = pcapng.NewReader(r.source(conn))
 	err := r.blocks()
 	if flushErr := r.out.Flush(); err == nil {
@@ -57,7 +64,7 @@ func (r *captureRun) path() string {
 // source is the stream, which is written to the file as it is read. Without a
 // file lines are flushed when no more packets are there.
 func (r *captureRun) source(conn io.Reader) io.Reader {
-	if r.file != nil {
+	if r.file != nil && r.classic == nil {
 		return io.TeeReader(conn, fileWriter{r.file})
 	}
 	return &flushingReader{conn, r.out}
@@ -108,20 +115,27 @@ func (r *captureRun) block(b *pcapng.Block) error {
 	switch b.Type {
 	case pcapng.InterfaceBlock:
 		r.announce(b.Interface)
+		return r.classic.begin(b.Interface)
 	case pcapng.PacketBlock:
 		r.packets++
+		if r.classic != nil {
+			return r.classic.write(r.reader.Interfaces()[b.Packet.Interface].Link, &b.Packet)
+		}
 		if r.file == nil {
-			return r.print(&b.Packet)
+			return r.lines.print(&r.reader.Interfaces()[b.Packet.Interface], &b.Packet)
 		}
 	case pcapng.StatisticsBlock:
-		r.ended = true
 		r.count(b.Stats)
 	}
 	return nil
 }
 
-// announce says that the capture has begun.
+// announce says that the capture has begun; what may have several interfaces has
+// said so before the first of them.
 func (r *captureRun) announce(i pcapng.Interface) {
+	if severalInterfaces(r.capture.Source) {
+		return
+	}
 	snaplen := i.Snaplen
 	if snaplen == 0 {
 		snaplen = maxSnaplen
@@ -129,63 +143,21 @@ func (r *captureRun) announce(i pcapng.Interface) {
 	r.e.say("capturing on %s, link-type %s, snapshot length %d bytes", cell(i.Name), i.Link, snaplen)
 }
 
-// count takes over what the statistics say. The kernel's, the daemon's and this
-// capture's own losses stand in the comment, which other readers pass over.
+// count takes over what the statistics of an interface say: they come once for
+// each, at the end. The kernel's, the daemon's and this capture's own losses stand in
+// the comment of the first one's, which other readers pass over.
 func (r *captureRun) count(s pcapng.Stats) {
-	r.capture.Received, r.capture.Delivered = int64(s.Accepted), int64(s.Delivered)
-	r.capture.DroppedKernel, r.capture.DroppedSubscriber = int64(s.IfDrop), int64(s.OSDrop)
-	var kernel, daemon, subscriber int64
-	if n, _ := fmt.Sscanf(s.Comment, "dropped_kernel=%d dropped_daemon=%d dropped_subscriber=%d", &kernel, &daemon, &subscriber); n == 3 {
-		r.capture.DroppedKernel, r.capture.DroppedDaemon, r.capture.DroppedSubscriber = kernel, daemon, subscriber
+	if !r.ended {
+		r.capture = model.Capture{ID: r.capture.ID, Source: r.capture.Source, Filter: r.capture.Filter, Owner: r.capture.Owner}
 	}
-}
-
-// frame is a packet in --jsonl.
-type frame struct {
-	Time      time.Time `json:"time"`
-	Interface string    `json:"interface"`
-	Direction string    `json:"direction,omitempty"` // in or out
-	Length    int       `json:"length"`              // on the wire
-	Captured  int       `json:"captured"`
-	Src       string    `json:"src,omitempty"`
-	Dst       string    `json:"dst,omitempty"`
-	Data      []byte    `json:"data"`
-}
-
-func (r *captureRun) print(p *pcapng.Packet) error {
-	if r.e.JSON && !r.e.JSONL {
-		return nil
+	r.ended = true
+	c := &r.capture
+	c.Received += int64(s.Accepted)
+	c.Delivered += int64(s.Delivered)
+	if s.Interface == 0 {
+		// What does not parse leaves zeros: then there is nothing that could be said.
+		_, _ = fmt.Sscanf(s.Comment, "dropped_kernel=%d dropped_daemon=%d dropped_subscriber=%d", &c.DroppedKernel, &c.DroppedDaemon, &c.DroppedSubscriber)
 	}
-	i := r.reader.Interfaces()[p.Interface]
-	printer, err := r.printer(i)
-	if err != nil {
-		return err
-	}
-	at := time.Unix(0, p.Time)
-	if !r.e.JSONL {
-		return printer.Print(at, p.Direction == pcapng.Outbound, p.Data, p.Len)
-	}
-	f := frame{Time: at.UTC(), Interface: i.Name, Length: p.Len, Captured: len(p.Data), Data: p.Data}
-	f.Direction = map[pcapng.Direction]string{pcapng.Inbound: "in", pcapng.Outbound: "out"}[p.Direction]
-	f.Src, f.Dst = printer.Addresses(p.Data)
-	line := *r.e
-	line.Stdout = r.out
-	return line.printJSON(f)
-}
-
-// printer is the printer of an interface's link type.
-func (r *captureRun) printer(i pcapng.Interface) (PacketPrinter, error) {
-	if p, ok := r.printers[i.Link]; ok {
-		return p, nil
-	}
-	if r.e.Packets == nil {
-		return nil, errors.New("this program cannot print packets: use -w FILE")
-	}
-	o := r.flags.packets
-	o.LinkType, o.Interface = int(i.Link), i.Name
-	p := r.e.Packets(r.out, o)
-	r.printers[i.Link] = p
-	return p, nil
 }
 
 // summary says what was captured and what was lost, as tcpdump does.
@@ -202,6 +174,9 @@ func (r *captureRun) summary() {
 	}
 	if n := r.capture.DroppedSubscriber; n > 0 {
 		more = append(more, fmt.Sprintf("%s dropped because this capture was too slow", packets(n)))
+	}
+	if r.classic != nil && r.classic.alien > 0 {
+		more = append(more, fmt.Sprintf("%s of another link type left out: a pcap file has one", packets(r.classic.alien)))
 	}
 	if len(more) > 0 {
 		r.e.say("%s", strings.Join(more, "\n"))

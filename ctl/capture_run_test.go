@@ -24,12 +24,14 @@ import (
 // recordedPrinter prints a packet as its bytes.
 type recordedPrinter struct{ w io.Writer }
 
-func (p recordedPrinter) Print(_ time.Time, outgoing bool, data []byte, full int) error {
-	_, err := p.w.Write(append(bytes.Clone(data), '\n'))
+func (p recordedPrinter) Print(_ *pcapng.Interface, f *pcapng.Packet) error {
+	_, err := p.w.Write(append(bytes.Clone(f.Data), '\n'))
 	return err
 }
 
-func (recordedPrinter) Addresses(data []byte) (src, dst string) { return "from " + string(data), "to" }
+func (recordedPrinter) Decode(i *pcapng.Interface, f *pcapng.Packet) Decoded {
+	return Decoded{Src: "from " + string(f.Data), Dst: "to", Layers: []any{map[string]string{"layer": i.Name}}}
+}
 
 // mustPair is a connection between sockd-ctl and a daemon.
 func mustPair(tb testing.TB) (client, daemon *net.UnixConn) {
@@ -68,7 +70,7 @@ func mustReceive(t *testing.T, sent []byte, set func(*captureRun)) (r *captureRu
 	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
 	r = &captureRun{flags: &captureFlags{}, capture: model.Capture{ID: 5, Source: "eth7"}, e: &Env{
 		Stdout: stdout, Stderr: stderr, Getenv: func(string) string { return "" },
-		Packets: func(w io.Writer, o PacketOptions) PacketPrinter { return recordedPrinter{w} },
+		Packets: func(w io.Writer, o *PacketOptions) PacketPrinter { return recordedPrinter{w} },
 	}}
 	if set != nil {
 		set(r)
@@ -134,7 +136,7 @@ func TestPacketsAreObjectsWithJSONL(t *testing.T) {
 	require.NoError(t, err)
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
 	require.Len(t, lines, 2)
-	require.JSONEq(t, `{"time":"2026-05-06T07:08:09.123456789Z","interface":"eth7","direction":"in","length":3,"captured":3,"src":"from one","dst":"to","data":"b25l"}`, lines[0])
+	require.JSONEq(t, `{"time":"2026-05-06T07:08:09.123456789Z","interface":"eth7","direction":"in","length":3,"captured":3,"src":"from one","dst":"to","data":"b25l","layers":[{"layer":"eth7"}]}`, lines[0])
 	var f frame
 	require.NoError(t, json.Unmarshal([]byte(lines[1]), &f))
 	require.Equal(t, 1500, f.Length)
@@ -155,14 +157,17 @@ func TestTheEndOfTheContextAsksForTheRest(t *testing.T) {
 	}()
 	cancel()
 	var stdout bytes.Buffer
-	r := &captureRun{flags: &captureFlags{}, e: &Env{Stdout: &stdout, Stderr: io.Discard, Packets: func(w io.Writer, o PacketOptions) PacketPrinter { return recordedPrinter{w} }}}
+	r := &captureRun{flags: &captureFlags{}, e: &Env{Stdout: &stdout, Stderr: io.Discard, Packets: func(w io.Writer, o *PacketOptions) PacketPrinter { return recordedPrinter{w} }}}
 	require.NoError(t, r.copy(ctx, client))
 	require.NoError(t, <-asked)
 	require.Equal(t, "one\ntwo\n", stdout.String())
 }
 
 // runs is a capture of the daemon that writes until its context ends.
-type runs struct{ wrote chan struct{} }
+type runs struct {
+	Capturing // the rest is not called
+	wrote     chan struct{}
+}
 
 func (c runs) View() model.Capture { return model.Capture{} }
 func (c runs) Close() error        { return nil }
@@ -179,7 +184,7 @@ func (c runs) Run(ctx context.Context, w io.Writer) error {
 func TestACallerWhoShutsDownGetsTheRest(t *testing.T) {
 	client, daemon := mustPair(t)
 	done := make(chan error, 1)
-	capture := runs{make(chan struct{})}
+	capture := runs{wrote: make(chan struct{})}
 	go func() {
 		err := runCapture(t.Context(), capture, daemon)
 		_ = daemon.Close()
@@ -196,7 +201,7 @@ func TestACallerWhoShutsDownGetsTheRest(t *testing.T) {
 func TestACallerWhoLeavesEndsTheCapture(t *testing.T) {
 	client, daemon := mustPair(t)
 	done := make(chan error, 1)
-	capture := runs{make(chan struct{})}
+	capture := runs{wrote: make(chan struct{})}
 	go func() { done <- runCapture(t.Context(), capture, daemon) }()
 	<-capture.wrote
 	require.NoError(t, client.Close())
@@ -230,7 +235,7 @@ func TestCaptureParametersAreChecked(t *testing.T) {
 
 // A capture whose interface was deleted looked like one that had ended well: exit 0.
 func TestACaptureSaysWhatEndedIt(t *testing.T) {
-	const words = "capturing on eth7, link-type EN10MB, snapshot length 262144 bytes\n0 packets captured\n3 packets received by filter\n0 packets dropped by kernel\n"
+	const words = "capturing on eth7, snapshot length 262144 bytes\n1 packet captured\n3 packets received by filter\n0 packets dropped by kernel\n"
 	for _, tt := range []struct {
 		name string
 		end  error

@@ -202,13 +202,13 @@ func (c *Client) CallFiles(ctx context.Context, method string, in, out any, fds 
 
 // More makes a call that is answered many times; each gets every reply, until
 // the last, ctx's end, or an error of its own, after either of which c is closed.
-func (c *Client) More(ctx context.Context, method string, in any, each func(json.RawMessage) error) error {
+func (c *Client) More(ctx context.Context, method string, in any, each func(json.RawMessage) error, fds ...int) error {
 	var own error
 	err := c.conn.CallMore(ctx, method, in, func(raw json.RawMessage, files []int, _ bool) error {
 		closeAll(files)
 		own = each(raw)
 		return own
-	})
+	}, varlink.SendFiles(fds...))
 	if own != nil {
 		return own
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -74,9 +75,15 @@ func (sh *shell) run(stdin string, line ...string) result {
 
 func (sh *shell) runContext(ctx context.Context, stdin string, line ...string) result {
 	sh.tb.Helper()
+	return sh.runFrom(ctx, strings.NewReader(stdin), line...)
+}
+
+// runFrom is runContext with any stdin.
+func (sh *shell) runFrom(ctx context.Context, stdin io.Reader, line ...string) result {
+	sh.tb.Helper()
 	e := sh.env
 	var stdout, stderr bytes.Buffer
-	e.Stdin, e.Stdout, e.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	e.Stdin, e.Stdout, e.Stderr = stdin, &stdout, &stderr
 	err := runVerb(ctx, sh.tb, &e, line)
 	PrintError(&stderr, err, e.JSON)
 	return result{stdout.String(), stderr.String(), ExitCode(err)}

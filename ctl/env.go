@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
 // Env is the outside world of a verb. Every field can be replaced in a test.
@@ -11,6 +13,7 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	StdoutTerminal bool // stdout is a terminal: widths, live counters
+	StderrTerminal bool // stderr is one: progress
 	// ReaderGone waits until nobody reads stdout any more, and tells so; false when
 	// ctx ends before. nil: nobody can tell.
 	ReaderGone func(ctx context.Context) bool
@@ -27,30 +30,49 @@ type Env struct {
 	Timeout  *time.Duration // --timeout; nil: none, 0: do not wait
 
 	// Packets prints frames as text lines; cmd/sockd-ctl, which may decode
-	// packets, puts it in.
-	Packets func(w io.Writer, o PacketOptions) PacketPrinter
+	// packets, puts it in. The options are looked at for each packet.
+	Packets func(w io.Writer, o *PacketOptions) PacketPrinter
+	// Filter compiles a filter in the language of pcap-filter(7) for frames of a link
+	// type, for files; the daemon filters what is captured. cmd/sockd-ctl puts it in.
+	Filter  func(text string, link pcapng.LinkType) (PacketFilter, error)
 	Version string
 }
 
+// PacketFilter tells whether a filter takes a frame of which wire bytes were on the
+// wire.
+type PacketFilter func(data []byte, wire int) bool
+
 // PacketOptions are the flags of capture that shape its text, as in tcpdump(8).
 type PacketOptions struct {
-	Ethernet  bool // -e: the link-level header
-	NoNames   bool // -n: it never looks names up; taken for tcpdump's sake
-	Quiet     bool // -q
-	Hex       bool // -x
-	HexASCII  bool // -X
-	ASCII     bool // -A
-	HexLink   bool // -xx, -XX: with the link-level header
-	Times     int  // how many -t: 1 none, 2 seconds, 3 since the one before, 4 with the date, 5 since the first
-	Verbose   int  // how many -v
-	LinkType  int  // the pcapng link type of the frames
-	Interface string
+	Ethernet bool // -e: the link-level header
+	NoNames  bool // -n: it never looks names up; taken for tcpdump's sake
+	Quiet    bool // -q
+	Hex      bool // -x
+	HexASCII bool // -X
+	ASCII    bool // -A
+	HexLink  bool // -xx, -XX: with the link-level header
+	Times    int  // how many -t: 1 none, 2 seconds, 3 since the one before, 4 with the date, 5 since the first
+	Verbose  int  // how many -v
+	// Named: each line begins with the interface and the way, because packets of
+	// several interfaces may come.
+	Named bool
 }
 
-// PacketPrinter prints one frame. data is only valid during the call.
+// PacketPrinter prints packets of any interface. They are only valid during a call,
+// and may be whatever a stranger sent. A printer is used by one goroutine.
 type PacketPrinter interface {
-	Print(at time.Time, outgoing bool, data []byte, fullLen int) error
-	// Addresses are the sender and receiver of a frame, with their ports where
-	// there are any; "" where there are none.
-	Addresses(data []byte) (src, dst string)
+	Print(i *pcapng.Interface, p *pcapng.Packet) error
+	// Decode reads the headers of a packet, for --jsonl.
+	Decode(i *pcapng.Interface, p *pcapng.Packet) Decoded
+}
+
+// Decoded is what the headers of a packet say.
+type Decoded struct {
+	// Src and Dst are its ends, with their ports where there are any; "" where there
+	// are none.
+	Src, Dst string
+	// Layers are the headers, outermost first, each a value that JSON writes as an
+	// object with the member "layer", its name. The last is what does not decode any
+	// further, if there is such a rest.
+	Layers []any
 }

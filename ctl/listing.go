@@ -17,7 +17,7 @@ type listIn struct {
 }
 
 // The kinds of objects as ls and List name them, in the order of List's lists.
-var listKinds = []string{"sockets", "relays", "sessions", "captures"}
+var listKinds = []string{"sockets", "relays", "sessions", "captures", "recorders"}
 
 var _ = addMethod(method{
 	name: "io.sockd.Manager.List", in: listIn{}, out: Listing{},
@@ -83,6 +83,10 @@ func splitListing(l Listing, room int) []Listing {
 		p := s.part(o)
 		p.Captures = append(p.Captures, o)
 	}
+	for _, o := range l.Recorders {
+		p := s.part(o)
+		p.Recorders = append(p.Recorders, o)
+	}
 	return s.parts
 }
 
@@ -127,6 +131,7 @@ func (e *Env) list(ctx context.Context, kind string) (Listing, error) {
 		l.Relays = append(l.Relays, p.Relays...)
 		l.Sessions = append(l.Sessions, p.Sessions...)
 		l.Captures = append(l.Captures, p.Captures...)
+		l.Recorders = append(l.Recorders, p.Recorders...)
 		return nil
 	})
 	return l, err

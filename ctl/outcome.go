@@ -61,14 +61,15 @@ func (o *outcome) tell(err error) {
 }
 
 // serveToOutcome upgrades c, lets run have the connection, and tells how it ended.
-// reply is the answer, with the index that the descriptor of the outcome has.
-func serveToOutcome(c *varlink.ServerCall, verb string, reply func(index *int) any, run func(*net.UnixConn) error) error {
+// reply is the answer, with the index that the descriptor of the outcome has. Further
+// descriptors come after it, and stay their owner's.
+func serveToOutcome(c *varlink.ServerCall, verb string, reply func(index *int) any, run func(*net.UnixConn) error, files ...int) error {
 	o, err := newOutcome()
 	if err != nil {
 		return fmt.Errorf("%s: %w", verb, err)
 	}
 	defer o.close()
-	conn, err := c.Upgrade(reply(new(int)), o.reader) // the message's first
+	conn, err := c.Upgrade(reply(new(int)), append([]int{o.reader}, files...)...) // the message's first
 	if err != nil {
 		return err
 	}

@@ -39,8 +39,9 @@ func Descriptions() map[string]string {
 
 // Server answers the control socket's callers by asking a Backend.
 type Server struct {
-	backend Backend
-	varlink *varlink.Server
+	backend  Backend
+	varlink  *varlink.Server
+	supplies supplies // of captures to files
 }
 
 // ServerOptions are what a Server may be told. The zero value is usable.

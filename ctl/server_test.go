@@ -69,7 +69,7 @@ func TestARawCallerOpensASocket(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(c.ask("org.varlink.service.GetInfo", "{}")), &info))
 	require.Equal(t, "sockd", info.Parameters.Product)
-	require.Equal(t, []string{"io.sockd", "io.sockd.Capture", "io.sockd.Manager", "io.sockd.Relay", "org.varlink.service"}, info.Parameters.Interfaces)
+	require.Equal(t, []string{"io.sockd", "io.sockd.Capture", "io.sockd.Manager", "io.sockd.Packet", "io.sockd.Recorder", "io.sockd.Relay", "org.varlink.service"}, info.Parameters.Interfaces)
 	require.Contains(t, c.ask("org.varlink.service.GetInterfaceDescription", `{"interface":"io.sockd.Manager"}`), "method Open(")
 	require.Contains(t, c.ask("io.sockd.Manager.Open", `{"family":"inet","type":"stream"}`), `{"parameters":{"id":1,"socket":{"id":1,`)
 	require.Contains(t, c.ask("io.sockd.Manager.Bind", `{"id":7,"address":"127.0.0.1:1"}`), `{"error":"io.sockd.NotFound","parameters":{"message":"socket 7: not found","exit":3}}`)

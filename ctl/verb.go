@@ -20,7 +20,7 @@ type Verb struct {
 	// ReadOnly verbs never change anything.
 	ReadOnly bool
 	// Complete says what each positional argument is, for shell completion:
-	// "socket", "relay", "ref", "iface", "family", "type", "network", "kind" (of
+	// "socket", "relay", "recorder", "ref", "iface", "family", "type", "network", "kind" (of
 	// ls) or "". The last one repeats.
 	Complete []string
 	// Setup declares the verb's flags and returns what runs it. Arguments reach

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -39,6 +40,16 @@ type captureIn struct {
 	Count     *int64  `json:"count,omitempty"`
 	NoPromisc *bool   `json:"no_promisc,omitempty"`
 	Duration  *int64  `json:"duration,omitempty"`
+	Wait      *bool   `json:"wait,omitempty"`
+	Queue     *int64  `json:"queue,omitempty"`
+	Rings     *int64  `json:"rings,omitempty"`
+	Format    *string `json:"format,omitempty"`
+	Comment   *string `json:"comment,omitempty"`
+
+	// Another network namespace: its name, and the indexes of two sockets of it.
+	Netns        *string `json:"netns,omitempty"`
+	PacketSocket *int    `json:"packet_socket,omitempty"`
+	RouteSocket  *int    `json:"route_socket,omitempty"`
 }
 
 type captureOut struct {
@@ -56,11 +67,7 @@ func serveCapture(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 	if err := c.Decode(&in); err != nil {
 		return err
 	}
-	spec, err := in.spec()
-	if err != nil {
-		return err
-	}
-	capture, err := s.backend.Capture(ctx, s.caller(c), spec)
+	capture, err := s.request(c).capture(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -85,6 +92,8 @@ func (in captureIn) spec() (model.CaptureSpec, error) {
 		Source: in.Source, Filter: orZero(in.Filter), Direction: orZero(in.Direction),
 		Snaplen: int(orZero(in.Snaplen)), Count: orZero(in.Count),
 		NoPromisc: orZero(in.NoPromisc), Duration: time.Duration(orZero(in.Duration)),
+		Wait: orZero(in.Wait), Queue: orZero(in.Queue), Rings: int(min(orZero(in.Rings), math.MaxInt32)),
+		Format: orZero(in.Format), Comment: orZero(in.Comment),
 	}
 	switch {
 	case spec.Direction != "" && !slices.Contains(directions, spec.Direction):
@@ -143,25 +152,39 @@ func (w drainWriter) Write(p []byte) (int, error) {
 // captureFlags are the flags of capture. One letter means what tcpdump(8) means.
 type captureFlags struct {
 	sources   []string
+	read      string // -r
+	list      bool   // -D
 	write     string
 	count     int64
 	snaplen   int64
 	direction string
 	noPromisc bool
 	duration  time.Duration
+	wait      bool
+	queue     int64
+	rings     int64
+	netns     string
 	hex, text int // -x, -X: how often
 	packets   PacketOptions
+	file      fileFlags
 }
 
 func newCaptureFlags(fs *flag.FlagSet) *captureFlags {
 	f := &captureFlags{}
 	fs.Var(listValue{&f.sources}, "i", "capture on `SOURCE`; then every word is filter")
-	fs.Func("w", "write pcapng to `FILE`, - is standard output", f.setWrite)
+	fs.StringVar(&f.read, "r", "", "read `FILE`, pcapng or pcap, and no interface; - is standard input; then every word is filter")
+	fs.BoolVar(&f.list, "D", false, "list the interfaces that can be captured on")
+	fs.Func("w", "write pcapng to `FILE` or, with -C, -G or --max-bytes, to files named after it; - is standard output", f.setWrite)
+	f.file.register(fs)
 	fs.Func("c", "end after `N` packets", countFlag(&f.count, 1, 1<<62))
 	fs.Func("s", "keep the first `SNAPLEN` bytes of each packet (262144)", countFlag(&f.snaplen, 0, maxSnaplen))
 	fs.Func("Q", "only packets that go in, out or inout: `WAY`", f.setDirection)
 	fs.BoolVar(&f.noPromisc, "p", false, "leave out packets for other hosts")
 	fs.Var(durationValue{d: &f.duration}, "duration", "end after `D`")
+	fs.BoolVar(&f.wait, "wait", false, "wait for an interface that is not there yet")
+	fs.StringVar(&f.netns, "netns", "", "interfaces of the network namespace `N`")
+	fs.Func("queue", "how much may wait while nobody reads: `SIZE` (8M)", sizeFlag(&f.queue))
+	fs.Func("rings", "share the packets out to `N` rings, by flow, where none is open yet", countFlag(&f.rings, 1, 16))
 	fs.BoolVar(&f.packets.Ethernet, "e", false, "show the link-level header")
 	fs.Var(&switchValue{&f.packets.NoNames}, "n", "no names: none are ever looked up")
 	fs.BoolVar(&f.packets.Quiet, "q", false, "shorter lines")
@@ -208,6 +231,18 @@ func countFlag(to *int64, least, most int64) func(string) error {
 	}
 }
 
+// sizeFlag reads a SIZE of at least a byte.
+func sizeFlag(to *int64) func(string) error {
+	return func(s string) error {
+		n, err := model.ParseSize(s)
+		if err == nil && n == 0 {
+			err = errors.New("want at least a byte")
+		}
+		*to = n
+		return err
+	}
+}
+
 func (f *captureFlags) setDirection(s string) error {
 	if !slices.Contains(directions, s) {
 		return fmt.Errorf("want in, out or inout")
@@ -223,21 +258,34 @@ var _ = register(Verb{
 	Short: "capture packets, as lines of text or to a pcapng file",
 	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7). With -i there is no SOURCE word.
 
-Packets are printed as tcpdump -n prints them, or with -w written as pcapng. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64). With --json no packet is printed, and at the end the capture as one object.
+Packets are printed as tcpdump -n prints them, or with -w written as pcapng. Where several interfaces may deliver, each line begins with the interface and the way, as of tcpdump -i any: In, Out, B for broadcast, M for multicast, P for another host. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64), and layers, what its headers say; sockd-ctl(1) names their members. With --json no packet is printed, and at the end the capture as one object.
+
+-r reads a file, pcapng or pcap, and asks no daemon: its packets are printed, or those that the filter takes are written to the file of -w. -Q, -c, -s and -p are as in a capture. -D lists the interfaces of the daemon's host.
+
+The daemon writes the files of -w itself, into descriptors that this command opens with its caller's rights. With -C, -G or --max-bytes there are several: no file is ever longer than -C, none has a part of a packet, and -G begins a new one at each multiple of so many seconds since midnight, by this host's clock on the wall; an interval without packets makes no file. They are named after FILE: its last element takes the conversions of strftime(3) for the time that a file begins (that of its interval, with -G), %% for a per cent sign; without any, a counter stands before the suffix: cap.pcapng gives cap_00001.pcapng. A name that would come twice gets a counter, too. With -C or --max-bytes, -W is how many files stay, and the counter begins anew after as many; with -G alone the capture ends after so many. --max-bytes bounds the files that are there and the two that are open; the oldest goes first. Only files of this capture are deleted.
+
+One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, and told before the next packet. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
 
 Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. So it is after --timeout, which is exit 6, and when the interface is deleted, which is exit 3. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
 	Examples: []string{
 		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
 		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
 		"sockd-ctl capture any -c 100 -w /tmp/all.pcapng",
+		"sockd-ctl capture eth0 -w cap.pcapng -C 100M -W 10          # the last ten files",
+		"sockd-ctl capture eth0 -w '%Y-%m-%d_%H.pcapng' -G 1h --max-bytes 20G",
 		"sockd-ctl capture -i lo -X udp port 53",
 		"sockd-ctl capture eth0 -w - | tshark -r -       # any reader of pcapng",
+		"sockd-ctl capture -r /tmp/all.pcapng -v icmp    # a file, without a daemon",
+		"sockd-ctl capture any --jsonl | jq '.layers[] | select(.layer == \"dns\") | .questions[].name'",
 	},
 	ReadOnly: true,
 	Complete: []string{"iface", ""},
 	Setup: func(fs *flag.FlagSet) Run {
 		flags := newCaptureFlags(fs)
 		return func(ctx context.Context, e *Env, args []string) error {
+			if flags.list || flags.read != "" {
+				return flags.withoutCapture(ctx, e, args)
+			}
 			in, err := flags.parameters(args)
 			if err != nil {
 				return err
@@ -249,6 +297,17 @@ Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summ
 		}
 	},
 })
+
+// withoutCapture is what capture does with -D and -r.
+func (f *captureFlags) withoutCapture(ctx context.Context, e *Env, args []string) error {
+	if f.list {
+		return listInterfaces(ctx, e, args)
+	}
+	if err := f.check(e); err != nil {
+		return err
+	}
+	return f.readFile(ctx, e, strings.Join(args, " "))
+}
 
 // parameters reads SOURCE and filter.
 func (f *captureFlags) parameters(args []string) (captureIn, error) {
@@ -278,7 +337,27 @@ func (f *captureFlags) parameters(args []string) (captureIn, error) {
 		ns := int64(f.duration)
 		in.Duration = &ns
 	}
+	f.special(&in)
 	return in, nil
+}
+
+// special has the parameters that few captures need.
+func (f *captureFlags) special(in *captureIn) {
+	if f.wait {
+		in.Wait = &f.wait
+	}
+	if f.queue > 0 {
+		in.Queue = &f.queue
+	}
+	if f.rings > 0 {
+		in.Rings = &f.rings
+	}
+	if f.file.pcap {
+		in.Format = new(model.FormatPcap)
+	}
+	if f.file.comment != "" {
+		in.Comment = &f.file.comment
+	}
 }
 
 // check finds flags that do not go together.
@@ -293,12 +372,15 @@ func (f *captureFlags) check(e *Env) error {
 	}
 	f.packets.Hex, f.packets.HexASCII = f.hex > 0, f.text > 0
 	f.packets.HexLink = f.hex > 1 || f.text > 1
-	return nil
+	return f.file.check(f.write)
 }
 
 // startCapture starts a capture and runs it to its end. The file is opened after
 // the daemon has agreed: a capture that is refused leaves an older file alone.
 func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) error {
+	if isFile(f.write) {
+		return f.writeFiles(ctx, e, in)
+	}
 	if f.write == "" || f.write == "-" {
 		read, stop := e.whileRead(ctx)
 		defer stop()
@@ -312,7 +394,12 @@ func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) er
 	}
 	defer c.Close()
 	var out captureOut
-	conn, files, err := c.UpgradeFiles(ctx, captureMethod, in, &out)
+	fds, err := in.openNamespace(f.netns)
+	if err != nil {
+		return err
+	}
+	conn, files, err := c.UpgradeFiles(ctx, captureMethod, in, &out, fds...)
+	closeAll(fds)
 	if err != nil {
 		return err
 	}

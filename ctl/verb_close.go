@@ -64,8 +64,8 @@ func (f failure) err() error {
 var _ = register(Verb{
 	Name:  "close",
 	Args:  "REF... | --all",
-	Short: "close sockets, relays, sessions and captures",
-	Long: `Closes whatever the REFs name: the ID of a socket, relay, session or capture, or a relay's NAME. All are tried, each failure is a line on stderr, and the first one's exit code counts.
+	Short: "close sockets, relays, sessions, captures and recorders",
+	Long: `Closes whatever the REFs name: the ID of a socket, relay, session, capture or recorder, or the NAME of a relay or recorder. All are tried, each failure is a line on stderr, and the first one's exit code counts.
 With --accepted a listening socket takes with it what it accepted. With --all everything is closed that the caller owns.`,
 	Examples: []string{
 		"sockd-ctl close 1 2 web               # two sockets and a relay",

@@ -18,7 +18,7 @@ const kindAll = "all"
 var _ = register(Verb{
 	Name:  "ls",
 	Group: GroupInspect,
-	Args:  "[sockets|relays|sessions|captures|all] [FIELD=GLOB]...",
+	Args:  "[sockets|relays|sessions|captures|recorders|all] [FIELD=GLOB]...",
 	Short: "list what sockd has open",
 	Long: `Lists sockets, those that verbs opened or adopted, when nothing is named. Each FIELD=GLOB keeps the objects whose field matches the pattern, in which * stands for any text, ? for one letter and [a-z] for one of several; fields are those of --json, and uid and gid.
 With --json the result is one list, with --jsonl an object a line; those of ls all say their kind.`,
@@ -63,6 +63,8 @@ func list(ctx context.Context, e *Env, kind string, words []string) error {
 		return printKept(e, l.Sessions, globs, sessionColumns)
 	case "captures":
 		return printKept(e, l.Captures, globs, captureColumns)
+	case "recorders":
+		return printKept(e, l.Recorders, globs, recorderColumns)
 	}
 	return printAll(e, l, globs)
 }
@@ -100,6 +102,10 @@ type (
 		Kind string `json:"kind"`
 		model.Capture
 	}
+	kindRecorder struct {
+		Kind string `json:"kind"`
+		model.Recorder
+	}
 )
 
 // withKinds are all objects of a listing with their kinds.
@@ -117,13 +123,16 @@ func withKinds(l Listing) []any {
 	for _, c := range l.Captures {
 		objects = append(objects, kindCapture{model.KindCapture, c})
 	}
+	for _, r := range l.Recorders {
+		objects = append(objects, kindRecorder{model.KindRecorder, r})
+	}
 	return objects
 }
 
 // anyFields are the fields of all kinds together.
 func anyFields() []string {
 	var names []string
-	for _, shape := range []any{kindSocket{}, kindRelay{}, kindSession{}, kindCapture{}} {
+	for _, shape := range []any{kindSocket{}, kindRelay{}, kindSession{}, kindCapture{}, kindRecorder{}} {
 		names = append(names, fieldNames(shape)...)
 	}
 	return names
@@ -159,7 +168,7 @@ func printSections(e *Env, objects []any) error {
 	sections := []struct {
 		kind    string
 		columns []string
-	}{{model.KindSocket, socketColumns}, {model.KindRelay, relayColumns}, {model.KindSession, sessionColumns}, {model.KindCapture, captureColumns}}
+	}{{model.KindSocket, socketColumns}, {model.KindRelay, relayColumns}, {model.KindSession, sessionColumns}, {model.KindCapture, captureColumns}, {model.KindRecorder, recorderColumns}}
 	empty := true
 	for _, s := range sections {
 		var of []any
@@ -186,14 +195,14 @@ func printSections(e *Env, objects []any) error {
 
 // Ref is something that a REF can name.
 type Ref struct {
-	Name  string // as it is typed: an ID, or a relay's name
+	Name  string // as it is typed: an ID, or a relay's or recorder's name
 	About string // what it is, in words
 }
 
 // Refs asks the daemon for what can stand where a verb wants a "socket", a
-// "relay" or any "ref".
+// "relay", a "recorder" or any "ref".
 func (e *Env) Refs(ctx context.Context, kind string) ([]Ref, error) {
-	what := map[string]string{"socket": "sockets", "relay": "relays"}[kind]
+	what := map[string]string{"socket": "sockets", "relay": "relays", "recorder": "recorders"}[kind]
 	if what == "" {
 		what = kindAll
 	}
@@ -213,6 +222,9 @@ func (e *Env) Refs(ctx context.Context, kind string) ([]Ref, error) {
 	}
 	for _, c := range l.Captures {
 		refs = append(refs, Ref{idText(c.ID), captureLine(c)})
+	}
+	for _, r := range l.Recorders {
+		refs = append(refs, Ref{r.Name, recorderLine(r)})
 	}
 	return refs, nil
 }

@@ -68,13 +68,13 @@ func TestARelayIsWhatItsCommandSays(t *testing.T) {
 	require.Equal(t, "[]\n", sh.run("", "--json", "relay ls").stdout)
 }
 
-func TestTheFourKindsAreListedTogether(t *testing.T) {
+func TestKindsAreListedTogether(t *testing.T) {
 	sh, _ := mustShell(t)
 	sh.must("open", "inet", "stream")
 	sh.must("relay add", "web", "tcp:127.0.0.1:0", "tcp:127.0.0.1:1")
 	require.Regexp(t, `^\[\{"kind":"socket","id":1,.*\},\{"kind":"relay","id":2,"name":"web",.*\}\]\n$`, sh.run("", "--json", "ls", "all").stdout)
 	require.Equal(t, "[]\n", sh.run("", "--json", "ls", "sessions").stdout)
-	require.Equal(t, ExitUsage, sh.run("", "ls", "recorders").exit)
+	require.Equal(t, ExitUsage, sh.run("", "ls", "injections").exit)
 	refs, err := sh.env.Refs(t.Context(), "relay")
 	require.NoError(t, err)
 	require.Equal(t, "web", refs[0].Name)

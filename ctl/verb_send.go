@@ -1,16 +1,12 @@
 package ctl
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 	"syscall"
-	"unicode"
 
 	"github.com/sockd/sockd/ctl/borrow"
 	"github.com/sockd/sockd/families"
@@ -296,15 +292,5 @@ func (s *sending) decode(data []byte) ([]byte, error) {
 	if !s.hex {
 		return data, nil
 	}
-	digits := bytes.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return -1
-		}
-		return r
-	}, data)
-	out := make([]byte, hex.DecodedLen(len(digits)))
-	if _, err := hex.Decode(out, digits); err != nil {
-		return nil, &UsageError{Verb: "send", Why: "--hex: " + strings.TrimPrefix(err.Error(), "encoding/hex: "), Hint: "two digits a byte: 68656c6c6f"}
-	}
-	return out, nil
+	return hexDigits("send", data)
 }

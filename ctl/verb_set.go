@@ -13,17 +13,20 @@ import (
 var _ = register(Verb{
 	Name:  "set",
 	Group: GroupFlows,
-	Args:  "REF [--to TO]...",
+	Args:  "REF [FILTER word]... [--to TO]...",
 	Short: "change what REF names while it runs",
 	Long: `Changes a relay, by its ID or NAME, as relay set does: what is given changes, the rest stays, and so do sessions. The value default takes a setting back. --to, which can be repeated, replaces all TOs at once.
-Of other kinds it says where something can be set: the options of a socket by opt, the settings of a session by its relay, nothing of a capture that runs.`,
+Of a capture all words after REF are its new filter, '' takes every packet. It changes between two packets, and no capture loses any: those from before were judged by the old filter, those from now on are by the new one.
+Of a recorder --last and --bytes change what it keeps, as recorder set does, and words are its new filter.
+Of other kinds it says where something can be set: the options of a socket by opt, the settings of a session by its relay.`,
 	Examples: []string{
 		"sockd-ctl set web --to unix:/run/app2.sock --idle 5m",
 		"sockd-ctl set 7 --max-conns default",
+		"sockd-ctl set 9 udp port 53                     # a capture's filter",
 	},
-	Complete: []string{"relay", ""},
+	Complete: []string{"ref", ""},
 	Setup: func(fs *flag.FlagSet) Run {
-		change := newRelayChange(fs)
+		change, recorder := newRelayChange(fs), newRecorderChange(fs)
 		return func(ctx context.Context, e *Env, args []string) error {
 			if err := wantArgs("set", args, 1, -1); err != nil {
 				return err
@@ -31,6 +34,15 @@ Of other kinds it says where something can be set: the options of a socket by op
 			object, err := e.show(ctx, args[0])
 			if err != nil {
 				return err
+			}
+			if object.Kind == model.KindRecorder {
+				return recorder.run(ctx, e, "set", args[0], args[1:])
+			}
+			if recorder.any() {
+				return &UsageError{Verb: "set", Why: fmt.Sprintf("%s is a %s: --last and --bytes are of recorders", args[0], object.Kind)}
+			}
+			if object.Kind == model.KindCapture {
+				return setCapture(ctx, e, args[0], args[1:])
 			}
 			if err := settable(object, args); err != nil {
 				return err
@@ -58,8 +70,6 @@ func settable(o Object, args []string) error {
 			return errors.New("set: the daemon answered with a session that it does not describe")
 		}
 		return &UsageError{Verb: "set", Why: fmt.Sprintf("%s is a session, whose settings are its relay's", ref), Hint: fmt.Sprintf("sockd-ctl set %d --idle D", o.Session.Relay)}
-	case model.KindCapture:
-		return &UsageError{Verb: "set", Why: fmt.Sprintf("%s is a capture: nothing of one that runs can be set, start another one", ref)}
 	}
 	return &UsageError{Verb: "set", Why: fmt.Sprintf("%s is a %s, of which this sockd-ctl can set nothing", ref, o.Kind)}
 }

@@ -41,7 +41,6 @@ func TestSetSaysWhereOtherKindsAreSet(t *testing.T) {
 		{"a socket", Object{Kind: model.KindSocket}, []string{"3"}, "set: 3 is a socket, whose options opt sets", "sockd-ctl opt 3 NAME=VALUE"},
 		{"a socket's option", Object{Kind: model.KindSocket}, []string{"3", "so_rcvbuf=1"}, "set: 3 is a socket, whose options opt sets", "sockd-ctl opt 3 so_rcvbuf=1"},
 		{"a session", Object{Kind: model.KindSession, Session: &model.Session{Relay: 9}}, []string{"4"}, "set: 4 is a session, whose settings are its relay's", "sockd-ctl set 9 --idle D"},
-		{"a capture", Object{Kind: model.KindCapture}, []string{"5"}, "set: 5 is a capture: nothing of one that runs can be set, start another one", ""},
 		{"what is not known yet", Object{Kind: "recorder"}, []string{"6"}, "set: 6 is a recorder, of which this sockd-ctl can set nothing", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

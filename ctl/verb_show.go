@@ -15,7 +15,7 @@ var _ = register(Verb{
 	Name:     "show",
 	Group:    GroupInspect,
 	Args:     "REF",
-	Short:    "show all of one socket, relay, session or capture",
+	Short:    "show all of one socket, relay, session, capture or recorder",
 	Long:     `Shows every field of what REF names, one a line. With --json it is one object, with -o only the fields that are named.`,
 	Examples: []string{"sockd-ctl show 3", "sockd-ctl show web --json", "sockd-ctl show 3 -o local --no-header"},
 	ReadOnly: true,
@@ -56,6 +56,8 @@ func objectOf(o Object) (any, error) {
 		return o.Session, nil
 	case o.Capture != nil:
 		return o.Capture, nil
+	case o.Recorder != nil:
+		return o.Recorder, nil
 	}
 	return nil, fmt.Errorf("show: the daemon answered with a %q, which this sockd-ctl does not know", o.Kind)
 }

@@ -57,7 +57,7 @@ func statusText(s model.Status) func(io.Writer) error {
 			{"user", fmt.Sprintf("uid %d, gid %d", s.User.UID, s.User.GID)},
 			{"kernel", cell(s.Kernel)},
 			{"control", fmt.Sprintf("%s, %d callers", cell(s.Control), s.Callers)},
-			{"open", fmt.Sprintf("%d sockets, %d relays, %d sessions, %d captures", s.Sockets, s.Relays, s.Sessions, s.Captures)},
+			{"open", fmt.Sprintf("%d sockets, %d relays, %d sessions, %d captures, %d recorders", s.Sockets, s.Relays, s.Sessions, s.Captures, s.Recorders)},
 			{"families", cell(strings.Join(s.Families, " "))},
 			{"config", cell(s.Config)},
 			{"state", cell(s.StateDir)},

@@ -125,6 +125,10 @@ func eventObject(ev model.Event) string {
 		return aboutObject(ev.Object, sessionLine)
 	case model.KindCapture:
 		return aboutObject(ev.Object, captureLine)
+	case model.KindRecorder:
+		return aboutObject(ev.Object, recorderLine)
+	case model.KindInjection:
+		return aboutObject(ev.Object, injectionLine)
 	}
 	return ""
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/sockd/sockd/daemon/capture"
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/shm"
 )
 
 // captures are those that run, by ID.
@@ -19,30 +21,126 @@ type captures struct {
 	all map[model.ID]*capturing
 }
 
+// flow is what captures of every kind of delivery have in common.
+type flow interface {
+	View() model.Capture
+	SetFilter(text string) error
+	Tell(f func(cause string))
+	Close() error
+}
+
 // capturing is one capture of one caller's.
 type capturing struct {
 	d     *Daemon
 	id    model.ID
 	owner model.Owner
-	sub   *capture.Subscription
+	flow  flow
+}
+
+// written is a capturing whose packets are written.
+type written struct {
+	*capturing
+	sub *capture.Subscription
 }
 
 // Capture starts a capture: from now on packets are kept, and Run writes them.
-// The caller closes it, which also ends it in List.
+// The caller closes it, which also ends it in List. On success the daemon owns
+// spec's descriptors.
 func (d *Daemon) Capture(ctx context.Context, c model.Caller, spec model.CaptureSpec) (model.Capturing, error) {
 	_, end, err := d.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
+	theirs := spec.Elsewhere
+	if spec.Elsewhere, err = duplicateNamespace(theirs); err != nil {
+		return nil, fmt.Errorf("capture %s: %w", families.Printable(spec.Source), err)
+	}
 	sub, err := d.captures.Subscribe(spec)
 	if err != nil {
 		return nil, err
 	}
-	p := &capturing{d: d, id: d.NewID(), owner: c.Owner(), sub: sub}
+	if theirs != nil {
+		closeFD(theirs.PacketFD)
+		closeFD(theirs.RouteFD)
+	}
+	return &written{d.enlist(c, sub), sub}, nil
+}
+
+// shared is a capturing whose packets one program reads from shared memory.
+type shared struct {
+	*capturing
+	mem *capture.Shared
+}
+
+// CaptureShare starts a capture into shared memory of spec.Queue bytes. The caller closes
+// it, which also ends it in List.
+func (d *Daemon) CaptureShare(ctx context.Context, c model.Caller, spec model.CaptureSpec) (model.Sharing, error) {
+	_, end, err := d.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	mem, err := d.captures.Share(spec, int(min(spec.Queue, shm.MaxBytes)))
+	if err != nil {
+		return nil, err
+	}
+	return &shared{d.enlist(c, mem), mem}, nil
+}
+
+// Files are the descriptors that the reader needs.
+func (p *shared) Files() (data, control, wake int) { return p.mem.Files() }
+
+// Run lets the reader have packets until the end, and waits for it to leave.
+func (p *shared) Run(ctx context.Context, done, left <-chan struct{}) error {
+	ctx, end, err := p.d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return p.mem.Run(ctx, done, left)
+}
+
+// enlist makes a flow an object that callers see.
+func (d *Daemon) enlist(c model.Caller, f flow) *capturing {
+	p := &capturing{d: d, id: d.NewID(), owner: c.Owner(), flow: f}
 	d.running.add(p)
 	d.emit("added", model.KindCapture, p.id, "", p.View())
-	return p, nil
+	f.Tell(func(cause string) { d.emit("changed", model.KindCapture, p.id, cause, p.View()) })
+	return p
+}
+
+// CaptureSet changes the filter of a capture that runs.
+func (d *Daemon) CaptureSet(ctx context.Context, c model.Caller, ref, filter string) (model.Capture, error) {
+	_, end, err := d.begin(ctx)
+	if err != nil {
+		return model.Capture{}, err
+	}
+	defer end()
+	p, err := d.capture(c, ref)
+	if err != nil {
+		return model.Capture{}, fmt.Errorf("set %q: %w", ref, err)
+	}
+	if err := p.flow.SetFilter(filter); err != nil {
+		return model.Capture{}, err
+	}
+	v := p.View()
+	d.emit("changed", model.KindCapture, p.id, "", v)
+	return v, nil
+}
+
+// capture finds one that c may use.
+func (d *Daemon) capture(c model.Caller, ref string) (*capturing, error) {
+	id, err := d.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range d.running.list() {
+		if p.id == id {
+			return p, d.policy.Object(c, p.owner, fmt.Sprintf("capture %d", id))
+		}
+	}
+	return nil, families.ErrNotFound
 }
 
 func (r *captures) add(p *capturing) {
@@ -78,14 +176,14 @@ func (r *captures) list() []*capturing {
 
 // View is the capture as it stands.
 func (p *capturing) View() model.Capture {
-	v := p.sub.View()
+	v := p.flow.View()
 	v.ID, v.Owner = p.id, p.owner
 	return v
 }
 
 // Run writes pcapng to w until the count, the duration, ctx or Close ends it; w is
 // complete then.
-func (p *capturing) Run(ctx context.Context, w io.Writer) error {
+func (p *written) Run(ctx context.Context, w io.Writer) error {
 	ctx, end, err := p.d.begin(ctx)
 	if err != nil {
 		return err
@@ -94,9 +192,19 @@ func (p *capturing) Run(ctx context.Context, w io.Writer) error {
 	return p.sub.Run(ctx, w)
 }
 
+// RunFiles is Run into files that next gives.
+func (p *written) RunFiles(ctx context.Context, spec model.FileSpec, next func(context.Context) (int, error), done func(model.FileReport) error) error {
+	ctx, end, err := p.d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return p.sub.RunFiles(ctx, spec, next, done)
+}
+
 // Close ends and forgets the capture. Twice is nil.
 func (p *capturing) Close() error {
-	err := p.sub.Close()
+	err := p.flow.Close()
 	if p.d.running.remove(p) {
 		p.d.emit("removed", model.KindCapture, p.id, "", p.View())
 	}
@@ -114,14 +222,9 @@ func (d *Daemon) visibleCaptures(c model.Caller) []model.Capture {
 }
 
 func (d *Daemon) closeCapture(c model.Caller, id model.ID) ([]model.ID, error) {
-	for _, p := range d.running.list() {
-		if p.id != id {
-			continue
-		}
-		if err := d.policy.Object(c, p.owner, fmt.Sprintf("capture %d", id)); err != nil {
-			return nil, err
-		}
-		return []model.ID{id}, p.Close()
+	p, err := d.capture(c, strconv.FormatInt(int64(id), 10))
+	if err != nil {
+		return nil, err
 	}
-	return nil, families.ErrNotFound
+	return []model.ID{id}, p.Close()
 }

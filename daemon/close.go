@@ -34,6 +34,7 @@ func (d *Daemon) closeID(c model.Caller, id model.ID, accepted bool) ([]model.ID
 	for _, try := range []func() ([]model.ID, error){
 		func() ([]model.ID, error) { return d.closeSocket(c, id, accepted) },
 		func() ([]model.ID, error) { return d.closeCapture(c, id) },
+		func() ([]model.ID, error) { return d.closeRecorderID(c, id) },
 		func() ([]model.ID, error) { return d.closeRelay(c, id, accepted) },
 		func() ([]model.ID, error) { return d.closeSession(c, id) },
 	} {
@@ -101,8 +102,8 @@ func (d *Daemon) closeSession(c model.Caller, id model.ID) ([]model.ID, error) {
 	return nil, families.ErrNotFound
 }
 
-// CloseAll closes what c owns, but for the relays of the configuration, which are
-// the configuration's. All are tried.
+// CloseAll closes what c owns, but for the relays and recorders of the configuration,
+// which are the configuration's. All are tried.
 func (d *Daemon) CloseAll(ctx context.Context, c model.Caller) ([]model.ID, error) {
 	_, end, err := d.begin(ctx)
 	if err != nil {
@@ -121,6 +122,7 @@ func (d *Daemon) CloseAll(ctx context.Context, c model.Caller) ([]model.ID, erro
 			ids = append(ids, v.ID)
 		}
 	}
+	ids = append(ids, d.recordersOf(mine)...)
 	for _, k := range d.table.all(func(k *sock) bool { return mine(k.owner) }) {
 		ids = append(ids, k.id)
 	}

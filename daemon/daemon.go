@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sockd/sockd/daemon/capture"
+	"github.com/sockd/sockd/daemon/inject"
 	"github.com/sockd/sockd/daemon/policy"
 	"github.com/sockd/sockd/daemon/relay"
 	"github.com/sockd/sockd/families"
@@ -46,19 +47,22 @@ type File struct {
 
 // Daemon is one sockd. Its methods may be called from any goroutine.
 type Daemon struct {
-	opts     Options
-	log      *slog.Logger
-	policy   policy.Policy
-	started  time.Time
-	nextID   atomic.Int64
-	table    table
-	handed   handed
-	lent     lent
-	relays   *relay.Engine
-	captures *capture.Hub
-	running  captures
-	feed     feed
-	config   configured
+	opts      Options
+	log       *slog.Logger
+	policy    policy.Policy
+	started   time.Time
+	nextID    atomic.Int64
+	table     table
+	handed    handed
+	lent      lent
+	relays    *relay.Engine
+	captures  *capture.Hub
+	running   captures
+	recorders recorders
+	naming    naming
+	repeated  *inject.Memory // the frames that injections keep to repeat
+	feed      feed
+	config    configured
 
 	ctx  context.Context // ends when Stop begins
 	stop context.CancelFunc
@@ -90,7 +94,9 @@ func New(o Options) (*Daemon, error) {
 	d.handed.init(o.Families, o.Files)
 	d.config.init()
 	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket, Loops: o.Loops})
+	d.repeated = inject.NewMemory()
 	d.captures = capture.New(o.Log)
+	d.recorders.engine = capture.NewRecorders(d.captures)
 	return d, nil
 }
 
@@ -161,7 +167,7 @@ func (d *Daemon) awaitStopped(said <-chan error) error {
 }
 
 func (d *Daemon) closeEverything() error {
-	err := errors.Join(d.relays.Close(), d.captures.Close())
+	err := errors.Join(d.relays.Close(), d.closeRecorders(), d.captures.Close())
 	for _, k := range d.table.empty() {
 		err = errors.Join(err, k.close(errStopping))
 	}

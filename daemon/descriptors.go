@@ -46,6 +46,23 @@ func duplicateSpec(spec model.RelaySpec) (model.RelaySpec, error) {
 	return spec, nil
 }
 
+// duplicateNamespace is n with descriptors of its own; nil stays nil.
+func duplicateNamespace(n *model.Namespace) (*model.Namespace, error) {
+	if n == nil {
+		return nil, nil
+	}
+	packet, err := duplicateFD(n.PacketFD)
+	if err != nil {
+		return nil, err
+	}
+	route, err := duplicateFD(n.RouteFD)
+	if err != nil {
+		closeFD(packet)
+		return nil, err
+	}
+	return &model.Namespace{Name: n.Name, PacketFD: packet, RouteFD: route}, nil
+}
+
 func duplicateDirs(dirs []model.DirFD) ([]model.DirFD, error) {
 	var out []model.DirFD
 	for _, d := range dirs {

@@ -11,22 +11,22 @@ import (
 )
 
 // kinds says which lists are wanted.
-type kinds struct{ sockets, relays, sessions, captures bool }
+type kinds struct{ sockets, relays, sessions, captures, recorders bool }
 
-// kindsOf reads sockets, relays, sessions and captures, or all; none is all.
+// kindsOf reads sockets, relays, sessions, captures and recorders, or all; none is all.
 func kindsOf(words []string) kinds {
 	want := func(word string) bool {
 		return len(words) == 0 || slices.Contains(words, word) || slices.Contains(words, "all")
 	}
-	return kinds{want("sockets"), want("relays"), want("sessions"), want("captures")}
+	return kinds{want("sockets"), want("relays"), want("sessions"), want("captures"), want("recorders")}
 }
 
 // List returns every object of the given kinds (none: of all) that c may see, by
 // ID.
 func (d *Daemon) List(ctx context.Context, c model.Caller, words []string) (model.Listing, error) {
 	for _, w := range words {
-		if !slices.Contains([]string{"sockets", "relays", "sessions", "captures", "all"}, w) {
-			return model.Listing{}, &families.SyntaxError{What: "kind", Text: w, Why: "want sockets, relays, sessions, captures or all"}
+		if !slices.Contains([]string{"sockets", "relays", "sessions", "captures", "recorders", "all"}, w) {
+			return model.Listing{}, &families.SyntaxError{What: "kind", Text: w, Why: "want sockets, relays, sessions, captures, recorders or all"}
 		}
 	}
 	_, end, err := d.begin(ctx)
@@ -38,7 +38,7 @@ func (d *Daemon) List(ctx context.Context, c model.Caller, words []string) (mode
 }
 
 func (d *Daemon) list(c model.Caller, want kinds) model.Listing {
-	l := model.Listing{Sockets: []model.Socket{}, Relays: []model.Relay{}, Sessions: []model.Session{}, Captures: []model.Capture{}}
+	l := model.Listing{Sockets: []model.Socket{}, Relays: []model.Relay{}, Sessions: []model.Session{}, Captures: []model.Capture{}, Recorders: []model.Recorder{}}
 	if want.sockets {
 		for _, k := range d.visibleSockets(c) {
 			l.Sockets = append(l.Sockets, k.view())
@@ -52,6 +52,9 @@ func (d *Daemon) list(c model.Caller, want kinds) model.Listing {
 	}
 	if want.captures {
 		l.Captures = append(l.Captures, d.visibleCaptures(c)...)
+	}
+	if want.recorders {
+		l.Recorders = append(l.Recorders, d.visibleRecorders(c)...)
 	}
 	return l
 }
@@ -76,7 +79,7 @@ func (d *Daemon) visibleSessions(c model.Caller) []model.Session {
 	return slices.DeleteFunc(d.relays.Sessions(), func(s model.Session) bool { return !seen[s.Relay] })
 }
 
-// Show finds one object of any kind by its ID, or a relay by its NAME.
+// Show finds one object of any kind by its ID, or a relay or recorder by its NAME.
 func (d *Daemon) Show(ctx context.Context, c model.Caller, ref string) (model.Object, error) {
 	_, end, err := d.begin(ctx)
 	if err != nil {
@@ -106,10 +109,14 @@ func (d *Daemon) Show(ctx context.Context, c model.Caller, ref string) (model.Ob
 			return model.Object{Kind: model.KindCapture, Capture: &v}, nil
 		}
 	}
+	if p, err := d.recorderID(c, id); err == nil {
+		v := d.recorders.view(p)
+		return model.Object{Kind: model.KindRecorder, Recorder: &v}, nil
+	}
 	return model.Object{}, fmt.Errorf("show: %w", notFound(ref))
 }
 
-// find turns a REF into an ID; a NAME is a relay's.
+// find turns a REF into an ID; a NAME is a relay's or a recorder's.
 func (d *Daemon) find(ref string) (model.ID, error) {
 	if id, ok := model.ParseID(ref); ok {
 		return id, nil
@@ -121,6 +128,9 @@ func (d *Daemon) find(ref string) (model.ID, error) {
 		return id, nil
 	}
 	if id, ok := d.config.lookup(ref); ok {
+		return id, nil
+	}
+	if id, ok := d.recorders.lookup(ref); ok {
 		return id, nil
 	}
 	return 0, notFound(ref)

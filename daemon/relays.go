@@ -52,6 +52,11 @@ func (d *Daemon) RelayAdd(ctx context.Context, c model.Caller, spec model.RelayS
 	}
 	defer end()
 	spec.Owner, spec.Groups, spec.Source, spec.Lent = c.Owner(), c.Groups, "", true
+	release, err := d.naming.claim(model.KindRelay, spec.Name)
+	if err != nil {
+		return model.Relay{}, fmt.Errorf("relay add %q: %w", spec.Name, err)
+	}
+	defer release()
 	if err := d.mayRelay(c, spec, replace); err != nil {
 		return model.Relay{}, err
 	}
@@ -90,6 +95,9 @@ func (d *Daemon) startRelay(ctx context.Context, spec model.RelaySpec, replace b
 func (d *Daemon) mayRelay(c model.Caller, spec model.RelaySpec, replace bool) error {
 	if err := d.relays.Check(spec); err != nil {
 		return err
+	}
+	if _, taken := d.recorders.lookup(spec.Name); taken && spec.Name != "" {
+		return fmt.Errorf("relay add %q: a recorder has this name: %w", spec.Name, syscall.EEXIST)
 	}
 	id, taken := d.relays.Lookup(spec.Name)
 	if failed, ok := d.config.lookup(spec.Name); ok && !taken {

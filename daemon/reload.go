@@ -166,8 +166,10 @@ func (d *Daemon) Reload(ctx context.Context) error {
 	defer d.config.turn.Unlock()
 	l := d.load()
 	d.applySettings(l.Daemon)
+	d.retireRecorders(l)
 	problems, warnings := d.applyRelays(ctx, l)
 	l.problems, l.warnings = append(l.problems, problems...), append(l.warnings, warnings...)
+	l.problems = append(l.problems, d.applyRecorders(l)...)
 	for _, p := range l.problems {
 		d.log.Error("configuration", "problem", p)
 	}
@@ -186,6 +188,9 @@ func CheckConfig(set families.Set, dirs []string, state string) []error {
 	var out []error
 	for _, c := range []config.Config{config.Load(dirs), config.LoadState(state)} {
 		for _, p := range check(engine, &c) {
+			out = append(out, p)
+		}
+		for _, p := range checkRecorders(&c) {
 			out = append(out, p)
 		}
 	}
@@ -228,10 +233,12 @@ func problemOf(r config.Relay, m relay.Mistake) config.Problem {
 // loaded is all that the files say.
 type loaded struct {
 	config.Config
-	want     map[string]entry
-	broken   map[string]bool
-	problems []string
-	warnings []string
+	want            map[string]entry
+	broken          map[string]bool
+	recorders       map[string]wantedRecorder
+	brokenRecorders map[string]bool
+	problems        []string
+	warnings        []string
 }
 
 func (d *Daemon) load() loaded {
@@ -258,6 +265,7 @@ func (d *Daemon) load() loaded {
 		e.relay.Spec.Owner = self()
 		l.want[name] = e
 	}
+	l.loadRecorders(&state)
 	return l
 }
 
@@ -323,6 +331,9 @@ func (d *Daemon) retire(name string) {
 // problem is for the case that the old one runs on; a relay that does not run is
 // listed as failed instead.
 func (d *Daemon) applyRelay(ctx context.Context, name string, want entry) (problem, warning string) {
+	if _, taken := d.recorders.lookup(name); taken {
+		return want.relay.Problem("From", fmt.Errorf("relay %s: a recorder has this name: %w", name, syscall.EEXIST)).Error(), ""
+	}
 	have, known := d.config.get(name)
 	id, runs := d.relays.Lookup(name)
 	ours := known && have.cause == "" && runs && id == have.id

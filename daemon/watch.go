@@ -183,5 +183,8 @@ func (d *Daemon) snapshot(c model.Caller) []model.Event {
 	for _, v := range l.Captures {
 		out = append(out, describe("present", model.KindCapture, v.ID, "", v))
 	}
+	for _, v := range l.Recorders {
+		out = append(out, describe("present", model.KindRecorder, v.ID, "", v))
+	}
 	return out
 }

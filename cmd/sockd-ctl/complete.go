@@ -71,10 +71,10 @@ func candidates(ctx context.Context, e *ctl.Env, kind string) ([]string, cobra.S
 		return interfaces(), cobra.ShellCompDirectiveNoFileComp
 	case "network":
 		return networks, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
-	case "socket", "relay", "ref":
+	case "socket", "relay", "recorder", "ref":
 		return refs(ctx, e, kind), cobra.ShellCompDirectiveNoFileComp
 	case "kind":
-		return []string{"sockets", "relays", "sessions", "captures", "all"}, cobra.ShellCompDirectiveNoFileComp
+		return []string{"sockets", "relays", "sessions", "captures", "recorders", "all"}, cobra.ShellCompDirectiveNoFileComp
 	}
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/sockd/sockd/ctl"
+	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,18 +21,22 @@ func FuzzAnyFrameIsPrinted(f *testing.F) {
 		}
 	}
 	f.Add([]byte{}, uint8(0), 0)
-	links := []int{linkEthernet, linkSLL2, 9999}
+	links := []pcapng.LinkType{pcapng.Ethernet, pcapng.LinuxSLL2, pcapng.Raw, linkSLL, 9999}
 	f.Fuzz(func(t *testing.T, frame []byte, how uint8, full int) {
-		o := ctl.PacketOptions{
-			LinkType: links[int(how)%len(links)], Ethernet: how&1 != 0, Quiet: how&2 != 0, Verbose: int(how>>2) & 3,
+		o := &ctl.PacketOptions{
+			Ethernet: how&1 != 0, Quiet: how&2 != 0, Verbose: int(how>>2) & 3,
 			HexASCII: how&16 != 0, ASCII: how&32 != 0, HexLink: how&64 != 0, Times: int(how >> 5),
 		}
 		var line bytes.Buffer
 		p := newPacketPrinter(&line, o)
-		require.NoError(t, p.Print(at0, how&1 != 0, frame, full))
-		require.NoError(t, p.Print(at0, how&1 != 0, frame, full), "twice: now the conversation is known")
-		src, dst := p.Addresses(frame)
-		require.True(t, utf8.ValidString(src+dst))
+		i := &pcapng.Interface{Link: links[int(how)%len(links)], Name: "eth0"}
+		packet := &pcapng.Packet{Time: at0.UnixNano(), Data: frame, Len: full}
+		require.NoError(t, p.Print(i, packet))
+		require.NoError(t, p.Print(i, packet), "twice: now the conversation is known")
+		d := p.Decode(i, packet)
+		require.True(t, utf8.ValidString(d.Src+d.Dst))
+		_, err := json.Marshal(d.Layers)
+		require.NoError(t, err)
 		for _, c := range line.Bytes() {
 			require.True(t, c == '\n' || c == '\t' || c >= 0x20 && c < 0x7f, "byte %#x in %q", c, line.String())
 		}
@@ -38,7 +44,7 @@ func FuzzAnyFrameIsPrinted(f *testing.F) {
 }
 
 func TestAddressesAreThoseOfTheFrame(t *testing.T) {
-	p := newPacketPrinter(nil, ctl.PacketOptions{LinkType: linkEthernet})
+	p := newPacketPrinter(nil, &ctl.PacketOptions{})
 	for name, tt := range map[string]struct {
 		frame    []byte
 		src, dst string
@@ -51,8 +57,8 @@ func TestAddressesAreThoseOfTheFrame(t *testing.T) {
 		"later fragment": {fragment(185, true), "10.0.0.1", "10.0.0.2"},
 		"too short":      {[]byte{1, 2, 3}, "", ""},
 	} {
-		src, dst := p.Addresses(tt.frame)
-		require.Equal(t, tt.src, src, name)
-		require.Equal(t, tt.dst, dst, name)
+		d := p.Decode(&pcapng.Interface{Link: pcapng.Ethernet}, &pcapng.Packet{Data: tt.frame, Len: len(tt.frame)})
+		require.Equal(t, tt.src, d.Src, name)
+		require.Equal(t, tt.dst, d.Dst, name)
 	}
 }

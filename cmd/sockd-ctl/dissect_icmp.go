@@ -1,93 +1,124 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net"
 	"strings"
-
-	"github.com/gopacket/gopacket/layers"
 )
 
-const icmpHeader = 8
+// The kinds of ICMP (RFC 792, RFC 950, RFC 1256).
+const (
+	icmpEchoReply    = 0
+	icmpUnreachable  = 3
+	icmpQuench       = 4
+	icmpRedirect     = 5
+	icmpEcho         = 8
+	icmpRouterAdvert = 9
+	icmpTimeExceeded = 11
+	icmpParameter    = 12
+	icmpStamp        = 13
+	icmpStampReply   = 14
+	icmpMaskReply    = 18
 
-func (p *printer) icmp(s segment) {
+	icmpHeader = 8
+)
+
+var icmpKinds = names{icmpQuench: "source quench", 10: "router solicitation", 15: "information request", 16: "information reply", 17: "address mask request"}
+
+// isICMPError tells whether a kind quotes the packet that it is about.
+func isICMPError(kind int) bool {
+	switch kind {
+	case icmpUnreachable, icmpQuench, icmpRedirect, icmpTimeExceeded, icmpParameter:
+		return true
+	}
+	return false
+}
+
+func (p *printer) icmp(s *segment) {
+	p.proto = "icmp"
 	d := s.data
-	p.line.WriteString("ICMP ")
-	if len(d) < icmpHeader {
-		p.line.WriteString("[|icmp]")
+	kind, code := int(u8(d, 0)), int(u8(d, 1))
+	if !has(d, icmpLeast(kind, code, d)) {
+		p.truncated()
 		return
 	}
-	id, seq := binary.BigEndian.Uint16(d[4:]), binary.BigEndian.Uint16(d[6:])
-	switch d[0] {
-	case layers.ICMPv4TypeEchoRequest:
-		p.printf("echo request, id %d, seq %d", id, seq)
-	case layers.ICMPv4TypeEchoReply:
-		p.printf("echo reply, id %d, seq %d", id, seq)
-	case layers.ICMPv4TypeDestinationUnreachable:
-		p.line.WriteString(unreachable(d))
-	case layers.ICMPv4TypeTimeExceeded:
-		p.line.WriteString(timeExceeded(d[1]))
-	case layers.ICMPv4TypeRedirect:
-		p.line.WriteString(redirect(d))
-	case layers.ICMPv4TypeSourceQuench:
-		p.line.WriteString("source quench")
-	case layers.ICMPv4TypeRouterSolicitation:
-		p.line.WriteString("router solicitation")
-	case layers.ICMPv4TypeParameterProblem:
-		p.printf("parameter problem - octet %d", d[4])
-	case layers.ICMPv4TypeTimestampRequest:
-		p.printf("time stamp query id %d seq %d", id, seq)
-	case layers.ICMPv4TypeTimestampReply:
-		p.printf("time stamp reply id %d seq %d", id, seq)
-	default:
-		p.printf("type-#%d", d[0])
+	words := icmpWords(kind, code, d)
+	p.printf("ICMP %s, length %d", words, s.length)
+	if !p.verbose(1) {
+		return
 	}
-	p.printf(", length %d", s.length)
-	if p.checks(s) {
-		p.icmpVerbose(d[:s.length])
-	}
-}
-
-// icmpVerbose checks the checksum, and shows the packet that an error is about.
-func (p *printer) icmpVerbose(d []byte) {
-	if sum := fold(addWords(d)); sum != 0 {
-		has := binary.BigEndian.Uint16(d[2:])
-		p.printf(" (wrong icmp cksum %x (->%x)!)", has, should(has, sum))
-	}
-	switch d[0] {
-	case layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4TypeTimeExceeded, layers.ICMPv4TypeRedirect:
-		if inner := d[icmpHeader:]; len(inner) >= 20 {
-			p.line.WriteString("\n\tIP ")
-			// The error quotes the packet's beginning: its own length is not missing.
-			p.ipv4(inner, int(binary.BigEndian.Uint16(inner[2:])))
+	if s.captured(s.length) {
+		if sum := fold(addWords(d[:s.length])); sum != 0 {
+			p.printf(" (wrong icmp cksum %x (->%x)!)", u16(d, 2), should(u16(d, 2), sum))
 		}
 	}
+	if !isICMPError(kind) {
+		return
+	}
+	p.say("\n\t")
+	inner := skip(d, icmpHeader)
+	length := int(u16(inner, 2)) // the error quotes the packet's beginning: its own length is not missing
+	p.ipv4(first(inner, length), length)
+	p.proto = "icmp"
+	if kind == icmpUnreachable || kind == icmpTimeExceeded || kind == icmpParameter {
+		p.multipart(d, s.length)
+	}
 }
 
-// quoted is the packet that an ICMP error is about: whom it was for, its
-// protocol and the port it was for.
-type quoted struct {
-	dst   string
-	proto byte
-	port  uint16
-	ports bool
+// icmpLeast is how much of a message must be there: what is cut before that ends the
+// line, but its header is still known.
+func icmpLeast(kind, code int, d []byte) int {
+	switch {
+	case kind == icmpUnreachable && code == 3:
+		return icmpHeader + 10
+	case kind == icmpTimeExceeded:
+		return icmpHeader + ipv4Header
+	case kind == icmpStampReply:
+		return 20
+	case kind == icmpRouterAdvert && (!has(d, icmpHeader) || d[5] != 2):
+		return icmpHeader
+	case kind == icmpRouterAdvert:
+		return icmpHeader + 8*int(d[4])
+	}
+	return 0
 }
 
-func quote(inner []byte) quoted {
-	var q quoted
-	if len(inner) < 20 {
-		return q
+// icmpWords say what a message is.
+func icmpWords(kind, code int, d []byte) string {
+	switch kind {
+	case icmpEcho:
+		return fmt.Sprintf("echo request, id %d, seq %d", u16(d, 4), u16(d, 6))
+	case icmpEchoReply:
+		return fmt.Sprintf("echo reply, id %d, seq %d", u16(d, 4), u16(d, 6))
+	case icmpUnreachable:
+		return unreachable(code, d)
+	case icmpRedirect:
+		return redirect(code, d)
+	case icmpRouterAdvert:
+		return routerAdvertisement(d)
+	case icmpTimeExceeded:
+		return names{0: "time exceeded in-transit", 1: "ip reassembly time exceeded"}.or(code, "time exceeded-#%d")
+	case icmpParameter:
+		if code != 0 {
+			return fmt.Sprintf("parameter problem - code %d", code)
+		}
+		return fmt.Sprintf("parameter problem - octet %d", u8(d, 4))
+	case icmpMaskReply:
+		return fmt.Sprintf("address mask is 0x%08x", u32(d, 8))
+	case icmpStamp:
+		return fmt.Sprintf("time stamp query id %d seq %d", u16(d, 4), u16(d, 6))
+	case icmpStampReply:
+		return fmt.Sprintf("time stamp reply id %d seq %d: org %s, recv %s, xmit %s", u16(d, 4), u16(d, 6), sinceMidnight(u32(d, 8)), sinceMidnight(u32(d, 12)), sinceMidnight(u32(d, 16)))
 	}
-	q.dst, q.proto = addr(inner[16:20]), inner[9]
-	if header := int(inner[0]&0xf) * 4; len(inner) >= header+4 {
-		q.port, q.ports = binary.BigEndian.Uint16(inner[header+2:]), true
-	}
-	return q
+	return icmpKinds.or(kind, "type-#%d")
+}
+
+// sinceMidnight is a time of day in milliseconds.
+func sinceMidnight(ms uint32) string {
+	return fmt.Sprintf("%02d:%02d:%02d.%03d", ms/3600000, ms/60000%60, ms/1000%60, ms%1000)
 }
 
 // unreachableWords are the codes that say no more than whom they are about.
-var unreachableWords = map[byte]string{
+var unreachableWords = map[int]string{
 	0:  "net %s unreachable",
 	1:  "host %s unreachable",
 	5:  "%s unreachable - source route failed",
@@ -103,230 +134,315 @@ var unreachableWords = map[byte]string{
 	15: "host %s unreachable - precedence cutoff",
 }
 
-func unreachable(d []byte) string {
-	q := quote(d[icmpHeader:])
-	if words, ok := unreachableWords[d[1]]; ok {
-		return fmt.Sprintf(words, q.dst)
+func unreachable(code int, d []byte) string {
+	inner := skip(d, icmpHeader)
+	if code == 3 {
+		return portUnreachable(inner)
 	}
-	switch d[1] {
+	dst := ip4(inner, 16)
+	if words, ok := unreachableWords[code]; ok {
+		return fmt.Sprintf(words, dst)
+	}
+	switch code {
 	case 2:
-		return fmt.Sprintf("%s protocol %d unreachable", q.dst, q.proto)
-	case 3:
-		return portUnreachable(q)
+		return fmt.Sprintf("%s protocol %d unreachable", dst, u8(inner, 9))
 	case 4:
-		if mtu := binary.BigEndian.Uint16(d[6:]); mtu != 0 {
-			return fmt.Sprintf("%s unreachable - need to frag (mtu %d)", q.dst, mtu)
+		if mtu := u16(d, 6); mtu != 0 {
+			return fmt.Sprintf("%s unreachable - need to frag (mtu %d)", dst, mtu)
 		}
-		return fmt.Sprintf("%s unreachable - need to frag", q.dst)
+		return fmt.Sprintf("%s unreachable - need to frag", dst)
 	}
-	return fmt.Sprintf("%s unreachable - #%d", q.dst, d[1])
+	return fmt.Sprintf("%s unreachable - #%d", dst, code)
 }
 
-func portUnreachable(q quoted) string {
-	switch {
-	case !q.ports:
-		return fmt.Sprintf("%s port unreachable", q.dst)
-	case q.proto == byte(layers.IPProtocolTCP):
-		return fmt.Sprintf("%s tcp port %d unreachable", q.dst, q.port)
-	case q.proto == byte(layers.IPProtocolUDP):
-		return fmt.Sprintf("%s udp port %d unreachable", q.dst, q.port)
+func portUnreachable(inner []byte) string {
+	proto := int(u8(inner, 9))
+	dst, port := ip4(inner, 16), u16(inner, int(inner[0]&0xf)*4+2)
+	switch proto {
+	case protoTCP:
+		return fmt.Sprintf("%s tcp port %d unreachable", dst, port)
+	case protoUDP:
+		return fmt.Sprintf("%s udp port %d unreachable", dst, port)
 	}
-	return fmt.Sprintf("%s protocol %d port %d unreachable", q.dst, q.proto, q.port)
+	return fmt.Sprintf("%s protocol %d port %d unreachable", dst, proto, port)
 }
 
-func timeExceeded(code byte) string {
+func redirect(code int, d []byte) string {
+	to, via := ip4(d, icmpHeader+16), ip4(d, 4)
 	switch code {
 	case 0:
-		return "time exceeded in-transit"
+		return fmt.Sprintf("redirect %s to net %s", to, via)
 	case 1:
-		return "ip reassembly time exceeded"
+		return fmt.Sprintf("redirect %s to host %s", to, via)
+	case 2:
+		return fmt.Sprintf("redirect-tos %s to net %s", to, via)
+	case 3:
+		return fmt.Sprintf("redirect-tos %s to host %s", to, via)
 	}
-	return fmt.Sprintf("time exceeded-#%d", code)
+	return fmt.Sprintf("redirect-#%d %s to %s", code, to, via)
 }
 
-func redirect(d []byte) string {
-	to, via := quote(d[icmpHeader:]).dst, addr(d[4:8])
-	what := [...]string{"net", "host", "net-tos", "host-tos"}
-	if int(d[1]) < len(what) {
-		kind := what[d[1]]
-		if d[1] >= 2 {
-			return fmt.Sprintf("redirect-tos %s to %s %s", to, kind[:len(kind)-4], via)
+// routerAdvertisement is RFC 1256's message: a lifetime, and routers with their
+// preference.
+func routerAdvertisement(d []byte) string {
+	var b strings.Builder
+	b.WriteString("router advertisement lifetime ")
+	switch s := u16(d, 6); {
+	case s < 60:
+		fmt.Fprintf(&b, "%d", s)
+	case s < 3600:
+		fmt.Fprintf(&b, "%d:%02d", s/60, s%60)
+	default:
+		fmt.Fprintf(&b, "%d:%02d:%02d", s/3600, s%3600/60, s%60)
+	}
+	count, size := int(u8(d, 4)), u8(d, 5)
+	fmt.Fprintf(&b, " %d:", count)
+	if size != 2 {
+		fmt.Fprintf(&b, " [size %d]", size)
+		return b.String()
+	}
+	for i := range count {
+		fmt.Fprintf(&b, " {%s %d}", ip4(d, 8+8*i), u32(d, 12+8*i))
+	}
+	return b.String()
+}
+
+// Where the extensions of RFC 4884 begin, behind 128 bytes of the quoted packet.
+const (
+	multipartAt      = icmpHeader + 128
+	multipartHeader  = 4
+	multipartObject  = 4
+	multipartVersion = 2
+)
+
+var multipartClasses = names{1: "MPLS Stack Entry", 2: "Interface Identification"}
+
+// multipart writes the extensions of an error, where there are any: MPLS labels as a
+// rule (RFC 4950).
+func (p *printer) multipart(d []byte, length int) {
+	if length <= multipartAt {
+		return
+	}
+	need(d, multipartAt+multipartHeader+1)
+	ext, size := d[multipartAt:], length-multipartAt
+	whole := has(ext, size)
+	if d[5] == 0 && whole && fold(addWords(ext[:size])) != 0 {
+		return // the length is not set, nor is this an extension
+	}
+	p.printf("\n\tICMP Multi-Part extension v%d", ext[0]>>4)
+	if ext[0]>>4 != multipartVersion {
+		p.say(" packet not supported")
+		return
+	}
+	if whole {
+		verdict := "correct"
+		if fold(addWords(ext[:size])) != 0 {
+			verdict = "incorrect"
 		}
-		return fmt.Sprintf("redirect %s to %s %s", to, kind, via)
+		p.printf(", checksum 0x%04x (%s), length %d", u16(ext, 2), verdict, size)
 	}
-	return fmt.Sprintf("redirect-#%d %s to net %s", d[1], to, via)
+	p.multipartObjects(ext[multipartHeader:], size-multipartHeader)
 }
 
-// icmp6Words are the kinds of ICMPv6 that have no more to say.
-var icmp6Words = map[byte]string{
-	2:   "packet too big",
-	130: "multicast listener query",
-	131: "multicast listener report",
-	132: "multicast listener done",
-	133: "router solicitation",
-	134: "router advertisement",
-	137: "redirect",
-}
-
-func (p *printer) icmp6(s segment) {
-	d := s.data
-	if len(d) >= icmpHeader && p.checks(s) {
-		p.cksum6(s)
-	}
-	p.line.WriteString("ICMP6, ")
-	if len(d) < icmpHeader {
-		p.line.WriteString("[|icmp6]")
-		return
-	}
-	id, seq := binary.BigEndian.Uint16(d[4:]), binary.BigEndian.Uint16(d[6:])
-	if d[0] >= 133 && d[0] <= 137 && p.opts.Verbose > 0 {
-		p.neighbour(d[:min(len(d), max(s.length, icmpHeader))], s.length)
-		return
-	}
-	switch kind := d[0]; {
-	case kind == 1:
-		p.line.WriteString(unreachable6(d))
-	case kind == 2:
-		p.printf("packet too big, mtu %d", binary.BigEndian.Uint32(d[4:]))
-	case kind == 3:
-		p.line.WriteString(timeExceeded6(d))
-	case kind == 128:
-		p.printf("echo request, id %d, seq %d", id, seq)
-	case kind == 129:
-		p.printf("echo reply, id %d, seq %d", id, seq)
-	case kind == 135 && len(d) >= 24:
-		p.printf("neighbor solicitation, who has %s", addr(d[8:24]))
-	case kind == 136 && len(d) >= 24:
-		p.printf("neighbor advertisement, tgt is %s", addr(d[8:24]))
-	case kind == 143:
-		p.printf("multicast listener report v2, %d group record(s)", seq)
-	case icmp6Words[kind] != "":
-		p.line.WriteString(icmp6Words[kind])
-	default:
-		p.printf("unknown icmp6 type (%d)", kind)
-	}
-	if p.opts.Verbose == 0 {
-		p.printf(", length %d", s.length)
-	}
-}
-
-// neighbour writes neighbour discovery (RFC 4861) as -v asks: with length, flags and
-// options. Of a router's advertisement and a redirect it has no more than the length.
-func (p *printer) neighbour(d []byte, length int) {
-	options := len(d)
-	switch kind := d[0]; {
-	case kind == 133:
-		p.printf("router solicitation, length %d", length)
-		options = 8
-	case kind == 135 && len(d) >= 24:
-		p.printf("neighbor solicitation, length %d, who has %s", length, addr(d[8:24]))
-		options = 24
-	case kind == 136 && len(d) >= 24:
-		p.printf("neighbor advertisement, length %d, tgt is %s, Flags [%s]", length, addr(d[8:24]), advertisementFlags(d[4]))
-		options = 24
-	case kind == 134 || kind == 137:
-		p.printf("%s, length %d", icmp6Words[kind], length)
-	default:
-		p.line.WriteString("[|icmp6]")
-	}
-	for d = d[options:]; len(d) >= 8; {
-		size := int(d[1]) * 8
-		if size == 0 || size > len(d) {
-			p.line.WriteString("\n\t  [|icmp6]")
+func (p *printer) multipartObjects(o []byte, left int) {
+	for left > multipartObject {
+		if !has(o, multipartObject) {
+			p.truncated()
 			return
 		}
-		p.neighbourOption(d[:size])
-		d = d[size:]
-	}
-}
-
-func advertisementFlags(b byte) string {
-	var words []string
-	for i, word := range []string{"router", "solicited", "override"} {
-		if b&(0x80>>i) != 0 {
-			words = append(words, word)
+		size, class := int(u16(o, 0)), int(o[2])
+		p.printf("\n\t  %s Object (%d), Class-Type: %d, length %d", multipartClasses.or(class, "unknown"), class, o[3], size)
+		if class == 0 || size < multipartObject {
+			return
 		}
-	}
-	if len(words) == 0 {
-		return "none"
-	}
-	return strings.Join(words, ", ")
-}
-
-func (p *printer) neighbourOption(o []byte) {
-	name := map[byte]string{1: "source link-address", 2: "destination link-address"}[o[0]]
-	known := name != ""
-	if !known {
-		name = "unknown"
-	}
-	p.printf("\n\t  %s option (%d), length %d (%d): ", name, o[0], len(o), o[1])
-	if known {
-		p.line.WriteString(net.HardwareAddr(o[2:]).String())
-	}
-	switch lines := hexLines(o[2:], false); {
-	case p.opts.Verbose > 1:
-		p.line.WriteString(strings.ReplaceAll(lines, "\n\t", "\n\t    "))
-	case !known:
-		p.line.WriteString(strings.ReplaceAll(lines, "\n\t", "\n\t  "))
+		if body := o[multipartObject:]; class == 1 && o[3] == 1 {
+			p.mplsLabel(u32(body, 0))
+		} else {
+			p.hexLines("\n\t    ", first(body, size-multipartObject), false)
+		}
+		if left < size {
+			return
+		}
+		o, left = skip(o, size), left-size
 	}
 }
 
-func (p *printer) cksum6(s segment) {
-	has, sum := binary.BigEndian.Uint16(s.data[2:]), s.sum(layers.IPProtocolICMPv6)
-	if sum == 0 {
-		p.line.WriteString("[icmp6 sum ok] ")
+func (p *printer) mplsLabel(v uint32) {
+	p.printf("\n\t    label %d, tc %d", v>>12, v>>9&7)
+	if v&0x100 != 0 {
+		p.say(", [S]")
+	}
+	p.printf(", ttl %d", v&0xff)
+}
+
+// The kinds of IGMP (RFC 2236, RFC 3376).
+const (
+	igmpQuery    = 0x11
+	igmpReport1  = 0x12
+	igmpReport2  = 0x16
+	igmpLeave    = 0x17
+	igmpReport3  = 0x22
+	igmpQuery3   = 12 // a query of version 3 is as long as that, at least
+	igmpTenth    = 100
+	igmpLongTime = 600
+)
+
+// groupRecords are what a report says of a group, in both versions of IP.
+var groupRecords = names{1: "is_in", 2: "is_ex", 3: "to_in", 4: "to_ex", 5: "allow", 6: "block"}
+
+func (p *printer) igmp(s *segment) {
+	p.proto = "igmp"
+	if p.opts.Quiet {
+		p.say("igmp")
 		return
 	}
-	p.printf("[bad icmp6 cksum 0x%04x -> 0x%04x!] ", has, should(has, sum))
+	d := s.data
+	switch kind := u8(d, 0); kind {
+	case igmpQuery:
+		p.say("igmp query")
+		if s.length >= igmpQuery3 {
+			p.igmpQuery3(d, s.length)
+		} else {
+			p.igmpQuery(d, s.length)
+		}
+	case igmpReport1:
+		p.printf("igmp v1 report %s", ip4(d, 4))
+		if s.length != 8 {
+			p.printf(" [len %d]", s.length)
+		}
+	case igmpReport2:
+		p.printf("igmp v2 report %s", ip4(d, 4))
+	case igmpLeave:
+		p.printf("igmp leave %s", ip4(d, 4))
+	case igmpReport3:
+		p.say("igmp v3 report")
+		p.groups(groupList{data: d, length: s.length, least: 16, word: "v3", size: 4})
+	default:
+		p.printf("igmp-%d", kind)
+	}
+	if p.verbose(1) && s.length >= 4 && has(d, s.length) && fold(addWords(d[:s.length])) != 0 {
+		p.printf(" bad igmp cksum %x!", u16(d, 2))
+	}
 }
 
-// quote6 is quote for ICMPv6.
-func quote6(inner []byte) quoted {
-	var q quoted
-	if len(inner) < ipv6Header {
-		return q
-	}
-	q.dst, q.proto = addr(inner[24:40]), inner[6]
-	if len(inner) >= ipv6Header+4 {
-		q.port, q.ports = binary.BigEndian.Uint16(inner[ipv6Header+2:]), true
-	}
-	return q
-}
-
-func unreachable6(d []byte) string {
-	const head = "destination unreachable, "
-	q := quote6(d[icmpHeader:])
-	switch d[1] {
+func (p *printer) igmpQuery(d []byte, length int) {
+	switch tenths := u8(d, 1); tenths {
 	case 0:
-		return head + "unreachable route " + q.dst
-	case 1:
-		return head + "unreachable prohibited " + q.dst
-	case 2:
-		return head + "beyond scope " + q.dst
-	case 3:
-		return head + "unreachable address " + q.dst
-	case 4:
-		return head + "unreachable port, " + port6(q)
+		p.say(" v1")
+	case igmpTenth:
+		p.say(" v2")
+	default:
+		p.printf(" v2 [max resp time %d]", tenths)
 	}
-	return fmt.Sprintf("%sunknown code (%d)", head, d[1])
+	if u32(d, 4) != 0 {
+		p.printf(" [gaddr %s]", ip4(d, 4))
+	}
+	if length != 8 {
+		p.printf(" [len %d]", length)
+	}
 }
 
-func port6(q quoted) string {
-	switch q.proto {
-	case byte(layers.IPProtocolTCP):
-		return fmt.Sprintf("%s tcp port %d", q.dst, q.port)
-	case byte(layers.IPProtocolUDP):
-		return fmt.Sprintf("%s udp port %d", q.dst, q.port)
+func (p *printer) igmpQuery3(d []byte, length int) {
+	p.say(" v3")
+	if length&3 != 0 {
+		p.printf(" [invalid len %d]", length)
+		return
 	}
-	return fmt.Sprintf("%s protocol %d port %d", q.dst, q.proto, q.port)
+	code := int(u8(d, 1))
+	if tenths := floating(code, 8); code != igmpTenth {
+		if tenths < igmpLongTime {
+			p.printf(" [max resp time %.1fs]", float64(tenths)*0.1)
+		} else {
+			p.printf(" [max resp time %s]", lifetime(uint32(tenths/10)))
+		}
+	}
+	if u32(d, 4) == 0 {
+		return
+	}
+	p.printf(" [gaddr %s", ip4(d, 4))
+	p.sources(d, 12, length, int(u16(d, 10)), 4)
+	p.say("]")
 }
 
-func timeExceeded6(d []byte) string {
-	switch d[1] {
-	case 0:
-		return "time exceeded in-transit for " + quote6(d[icmpHeader:]).dst
-	case 1:
-		return "ip6 reassembly time exceeded"
+// floating is a number of so many bits as IGMPv3 and MLDv2 write large ones: with
+// the highest bit set, an exponent and a mantissa.
+func floating(code, bits int) int {
+	mantissa := bits - 4
+	if code < 1<<(bits-1) {
+		return code
 	}
-	return fmt.Sprintf("time exceeded, unknown code (%d)", d[1])
+	m, e := code&(1<<mantissa-1), code>>mantissa&7
+	return (m | 1<<mantissa) << (e + 3)
+}
+
+// sources writes how many sources a query names, and with -vv which.
+func (p *printer) sources(d []byte, at, length, count, size int) {
+	switch {
+	case count == 0:
+	case length < at+count*size:
+		p.say(" [invalid number of sources]")
+	case p.verbose(2):
+		p.sourceList(d, at, count, size)
+	default:
+		p.printf(", %d source(s)", count)
+	}
+}
+
+func (p *printer) sourceList(d []byte, at, count, size int) {
+	p.say(" {")
+	for i := range count {
+		p.printf(" %s", addr(part(d, at+i*size, size)))
+	}
+	p.say(" }")
+}
+
+// A groupList is a report of IGMPv3 or MLDv2.
+type groupList struct {
+	data   []byte
+	length int
+	least  int    // how long it is at least
+	word   string // "v3"
+	size   int    // of an address
+}
+
+// groups writes a report: how many groups, and with -v which.
+func (p *printer) groups(g groupList) {
+	if g.length < g.least || g.size == 4 && g.length&3 != 0 {
+		p.printf(" [invalid len %d]", g.length)
+		return
+	}
+	count := int(u16(g.data, 6))
+	p.printf(", %d group record(s)", count)
+	if !p.verbose(1) {
+		return
+	}
+	for at := 8; count > 0; count-- {
+		size, ok := p.group(g, at)
+		if !ok {
+			return
+		}
+		at += size
+	}
+}
+
+// group writes one record, and gives its size.
+func (p *printer) group(g groupList, at int) (size int, ok bool) {
+	head := 4 + g.size
+	if g.length < at+head {
+		p.say(" [invalid number of groups]")
+		return 0, false
+	}
+	p.printf(" [gaddr %s %s", addr(part(g.data, at+4, g.size)), groupRecords.or(int(u8(g.data, at)), " ["+g.word+"-report-#%d]"))
+	count := int(u16(g.data, at+2))
+	if g.length < at+head+count*g.size {
+		p.printf(" [invalid number of sources %d]", count)
+		return 0, false
+	}
+	if p.verbose(2) {
+		p.sourceList(g.data, at+head, count, g.size)
+	} else {
+		p.printf(", %d source(s)", count)
+	}
+	p.say("]")
+	return head + count*g.size, true
 }

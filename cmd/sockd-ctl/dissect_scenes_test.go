@@ -21,13 +21,13 @@ func fragment6(offset, length uint16, more bool) []byte {
 	if offset == 0 {
 		copy(body, []byte{1000 >> 8, 1000 & 0xff, 2000 >> 8, 2000 & 0xff, 0x0b, 0xb8, 0x12, 0x34})
 	}
-	ip := ip6(layers.IPProtocolIPv6Fragment)
+	ip := ip6Layer(layers.IPProtocolIPv6Fragment)
 	return build(eth6(), ip, gopacket.Payload(slices.Concat(header, body)))
 }
 
 // extended6 is a packet behind a destination options header.
 func extended6(next layers.IPProtocol, body []byte) []byte {
-	return build(eth6(), ip6(layers.IPProtocolIPv6Destination), gopacket.Payload(append([]byte{byte(next), 0, 1, 4, 0, 0, 0, 0}, body...)))
+	return build(eth6(), ip6Layer(layers.IPProtocolIPv6Destination), gopacket.Payload(append([]byte{byte(next), 0, 1, 4, 0, 0, 0, 0}, body...)))
 }
 
 // llcFrame is an IEEE 802.3 frame: its type is its length.
@@ -41,21 +41,21 @@ func llcFrame(dsap, ssap, control byte, body ...byte) []byte {
 func greFrame(flags uint16, header, body []byte) []byte {
 	gre := binary.BigEndian.AppendUint16(nil, flags)
 	gre = binary.BigEndian.AppendUint16(gre, uint16(layers.EthernetTypeIPv4))
-	return build(eth4(false), ip4(layers.IPProtocolGRE, false), gopacket.Payload(slices.Concat(gre, header, body)))
+	return build(eth4(false), ip4Layer(layers.IPProtocolGRE, false), gopacket.Payload(slices.Concat(gre, header, body)))
 }
 
 // newScenes are those that once differed from tcpdump.
 func newScenes() []scene {
 	nd := func(options ...byte) []byte { return append(slices.Clone([]byte(ip6B)), options...) }
 	linkAddress := func(kind byte) []byte { return []byte{kind, 1, 2, 0, 0, 0, 0, 1} }
-	inner := build(ip4(layers.IPProtocolUDP, true), &layers.UDP{SrcPort: 3, DstPort: 4}, data("inner"))
+	inner := build(ip4Layer(layers.IPProtocolUDP, true), &layers.UDP{SrcPort: 3, DstPort: 4}, data("inner"))
 	return []scene{
 		{"IPv6 fragments", [][]byte{fragment6(0, 1448, true), fragment6(1448, 1448, true), fragment6(2896, 104, false)}},
 		{"IPv6 extension headers", [][]byte{
 			extended6(layers.IPProtocolTCP, []byte{0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0x50, 2, 0, 9, 0, 0, 0, 0}),
 			extended6(layers.IPProtocolUDP, []byte{0, 1, 0, 2, 0, 9, 0, 0, 'x'}),
 			extended6(253, []byte("experiment")),
-			build(eth6(), ip6(layers.IPProtocolIPv6HopByHop), gopacket.Payload([]byte{253, 0, 5, 2, 0, 0, 1, 0, 'x'})),
+			build(eth6(), ip6Layer(layers.IPProtocolIPv6HopByHop), gopacket.Payload([]byte{253, 0, 5, 2, 0, 0, 1, 0, 'x'})),
 		}},
 		{"neighbour discovery", [][]byte{
 			neighbour(135, append(make([]byte, 4), nd(linkAddress(1)...)...)),
@@ -70,7 +70,7 @@ func newScenes() []scene {
 			llcFrame(0x42, 0x42, 0x03, make([]byte, 13)...),
 			llcFrame(0x42, 0x42, 0x03, append([]byte{0, 0, 0, 0, 0x81, 0x80, 0, 2, 0, 0, 0, 0, 7, 0, 0, 0, 19, 0x80, 1, 2, 0, 0, 0, 0, 8, 0x80, 2, 1, 0, 20, 0, 2, 0, 15, 0}, make([]byte, 5)...)...),
 			llcFrame(0x42, 0x42, 0x03, 0, 0, 0, 0x80),
-			llcFrame(0x06, 0x06, 0x03, build(ip4(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: 5, DstPort: 6}, data("llc"))...),
+			llcFrame(0x06, 0x06, 0x03, build(ip4Layer(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: 5, DstPort: 6}, data("llc"))...),
 			llcFrame(0xf1, 0x11, 0x01, 0x04, 1, 2),
 			llcFrame(0xf0, 0xf0, 0x03, 1, 2, 3, 4),
 			llcFrame(0x06, 0x07, 0x03, 1, 2, 3, 4),
@@ -92,10 +92,10 @@ func newScenes() []scene {
 		}},
 		{"GRE", [][]byte{
 			greFrame(0, nil, inner), greFrame(0x2000, []byte{0, 0, 0, 9}, inner), greFrame(0x1000, []byte{0, 0, 0, 5}, inner),
-			build(eth4(false), ip4(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 0})),
-			build(eth4(false), ip4(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0x20, 0, 8, 0})),
-			build(eth4(false), ip4(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 0, 0x88, 0xb5, 1, 2, 3})),
-			build(eth4(false), ip4(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 7, 8, 0, 1, 2, 3})),
+			build(eth4(false), ip4Layer(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 0})),
+			build(eth4(false), ip4Layer(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0x20, 0, 8, 0})),
+			build(eth4(false), ip4Layer(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 0, 0x88, 0xb5, 1, 2, 3})),
+			build(eth4(false), ip4Layer(layers.IPProtocolGRE, false), gopacket.Payload([]byte{0, 7, 8, 0, 1, 2, 3})),
 		}},
 	}
 }

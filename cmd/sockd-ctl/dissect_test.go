@@ -13,6 +13,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/sockd/sockd/ctl"
+	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
 )
 
@@ -23,8 +24,8 @@ type scene struct {
 }
 
 var (
-	macA, macB   = mac("02:00:00:00:00:01"), mac("02:00:00:00:00:02")
-	broadcast    = mac("ff:ff:ff:ff:ff:ff")
+	macA, macB   = mustMAC("02:00:00:00:00:01"), mustMAC("02:00:00:00:00:02")
+	broadcast    = mustMAC("ff:ff:ff:ff:ff:ff")
 	ip4A, ip4B   = net.IPv4(10, 0, 0, 1).To4(), net.IPv4(10, 0, 0, 2).To4()
 	ip6A, ip6B   = net.ParseIP("2001:db8::1"), net.ParseIP("fe80::2")
 	solicitedTo  = net.ParseIP("ff02::1:ff00:2")
@@ -32,7 +33,7 @@ var (
 	captureShape = []string{"", "-e", "-q", "-v", "-x", "-X", "-xx", "-XX", "-A", "-t", "-tt", "-ttt", "-tttt", "-ttttt", "-vv", "-vvv", "-vX", "-eq"}
 )
 
-func mac(s string) net.HardwareAddr {
+func mustMAC(s string) net.HardwareAddr {
 	m, err := net.ParseMAC(s)
 	if err != nil {
 		panic(err)
@@ -68,7 +69,7 @@ func ether(src, dst net.HardwareAddr, kind layers.EthernetType) *layers.Ethernet
 	return &layers.Ethernet{SrcMAC: src, DstMAC: dst, EthernetType: kind}
 }
 
-func ip4(proto layers.IPProtocol, back bool) *layers.IPv4 {
+func ip4Layer(proto layers.IPProtocol, back bool) *layers.IPv4 {
 	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Id: 4711, Flags: layers.IPv4DontFragment, Protocol: proto, SrcIP: ip4A, DstIP: ip4B}
 	if back {
 		ip.SrcIP, ip.DstIP = ip4B, ip4A
@@ -76,7 +77,7 @@ func ip4(proto layers.IPProtocol, back bool) *layers.IPv4 {
 	return ip
 }
 
-func ip6(next layers.IPProtocol) *layers.IPv6 {
+func ip6Layer(next layers.IPProtocol) *layers.IPv6 {
 	return &layers.IPv6{Version: 6, HopLimit: 64, FlowLabel: 0x12345, NextHeader: next, SrcIP: ip6A, DstIP: ip6B}
 }
 
@@ -99,7 +100,7 @@ func arpFrame(op uint16, dstMAC net.HardwareAddr) []byte {
 }
 
 func icmp4(kind, code uint8, id, seq uint16, back bool, body gopacket.Payload) []byte {
-	return build(eth4(back), ip4(layers.IPProtocolICMPv4, back), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, code), Id: id, Seq: seq}, body)
+	return build(eth4(back), ip4Layer(layers.IPProtocolICMPv4, back), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, code), Id: id, Seq: seq}, body)
 }
 
 func option(kind layers.TCPOptionKind, body ...byte) layers.TCPOption {
@@ -118,11 +119,11 @@ func tcpFrame(port layers.TCPPort, back bool, t layers.TCP, body string) []byte 
 	if back {
 		t.SrcPort, t.DstPort = port, 40000
 	}
-	return build(eth4(back), ip4(layers.IPProtocolTCP, back), &t, data(body))
+	return build(eth4(back), ip4Layer(layers.IPProtocolTCP, back), &t, data(body))
 }
 
 func udpFrame(src, dst layers.UDPPort, body string) []byte {
-	return build(eth4(false), ip4(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: src, DstPort: dst}, data(body))
+	return build(eth4(false), ip4Layer(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: src, DstPort: dst}, data(body))
 }
 
 func handshake(port layers.TCPPort) [][]byte {
@@ -144,7 +145,7 @@ func handshake(port layers.TCPPort) [][]byte {
 }
 
 func dnsFrame(src, dst layers.UDPPort, d *layers.DNS) []byte {
-	return build(eth4(false), ip4(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: src, DstPort: dst}, d)
+	return build(eth4(false), ip4Layer(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: src, DstPort: dst}, d)
 }
 
 func question(name string, kind layers.DNSType) []layers.DNSQuestion {
@@ -181,23 +182,23 @@ func dnsFrames() [][]byte {
 }
 
 func neighbour(kind uint8, body []byte) []byte {
-	ip := ip6(layers.IPProtocolICMPv6)
+	ip := ip6Layer(layers.IPProtocolICMPv6)
 	ip.HopLimit, ip.FlowLabel, ip.DstIP = 255, 0, solicitedTo
 	return build(eth6(), ip, &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}, gopacket.Payload(body))
 }
 
-func quotedPacket(proto layers.IPProtocol) gopacket.Payload {
-	ip := ip4(proto, true)
+func quotedFrame(proto layers.IPProtocol) gopacket.Payload {
+	ip := ip4Layer(proto, true)
 	return build(ip, &layers.UDP{SrcPort: 1234, DstPort: 9}, data("quoted"))
 }
 
-func quotedPacket6() gopacket.Payload {
-	ip := ip6(layers.IPProtocolUDP)
+func quotedFrame6() gopacket.Payload {
+	ip := ip6Layer(layers.IPProtocolUDP)
 	return append(make([]byte, 4), build(ip, &layers.UDP{SrcPort: 1, DstPort: 9}, data("quoted"))...)
 }
 
 func icmp6(kind, code uint8, body gopacket.Payload) []byte {
-	return build(eth6(), ip6(layers.IPProtocolICMPv6), &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}, body)
+	return build(eth6(), ip6Layer(layers.IPProtocolICMPv6), &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}, body)
 }
 
 func badSum(frame []byte, at int) []byte {
@@ -206,7 +207,7 @@ func badSum(frame []byte, at int) []byte {
 }
 
 func fragment(offset uint16, more bool) []byte {
-	ip := ip4(layers.IPProtocolUDP, false)
+	ip := ip4Layer(layers.IPProtocolUDP, false)
 	ip.Flags, ip.FragOffset = 0, offset
 	if more {
 		ip.Flags = layers.IPv4MoreFragments
@@ -226,7 +227,7 @@ func tagged(ids ...uint16) []byte {
 		}
 		ls = append(ls, &layers.Dot1Q{VLANIdentifier: id, Priority: uint8(i), Type: kind})
 	}
-	return build(append(ls, ip4(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: 1, DstPort: 2}, data("tagged"))...)
+	return build(append(ls, ip4Layer(layers.IPProtocolUDP, false), &layers.UDP{SrcPort: 1, DstPort: 2}, data("tagged"))...)
 }
 
 func scenes() []scene {
@@ -234,17 +235,17 @@ func scenes() []scene {
 		{"ARP request and reply", [][]byte{arpFrame(1, make([]byte, 6)), arpFrame(1, macB), arpFrame(2, macB)}},
 		{"ping", [][]byte{icmp4(8, 0, 77, 1, false, data("abcdefgh")), icmp4(0, 0, 77, 1, true, data("abcdefgh"))}},
 		{"ICMP errors", [][]byte{
-			icmp4(3, 3, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 3, 0, 0, false, quotedPacket(layers.IPProtocolTCP)),
-			icmp4(3, 0, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 1, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 2, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 4, 0, 1400, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 10, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(3, 13, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(11, 0, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(11, 1, 0, 0, false, quotedPacket(layers.IPProtocolUDP)),
-			icmp4(5, 1, 0x0a00, 0x00fe, false, quotedPacket(layers.IPProtocolUDP)),
+			icmp4(3, 3, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 3, 0, 0, false, quotedFrame(layers.IPProtocolTCP)),
+			icmp4(3, 0, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 1, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 2, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 4, 0, 1400, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 10, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(3, 13, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(11, 0, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(11, 1, 0, 0, false, quotedFrame(layers.IPProtocolUDP)),
+			icmp4(5, 1, 0x0a00, 0x00fe, false, quotedFrame(layers.IPProtocolUDP)),
 		}},
 		{"TCP from SYN to reset", handshake(7000)},
 		{"TCP seen from the middle", handshake(7001)[3:]},
@@ -254,10 +255,10 @@ func scenes() []scene {
 			tcpFrame(80, true, layers.TCP{ACK: true, PSH: true, Seq: 41, Ack: 47}, "and the rest of it"),
 		}},
 		{"TCP over IPv6", [][]byte{
-			build(eth6(), ip6(layers.IPProtocolTCP), &layers.TCP{SrcPort: 1234, DstPort: 7000, SYN: true, Seq: 9, Window: 100}, data("")),
-			build(eth6(), ip6(layers.IPProtocolTCP), &layers.TCP{SrcPort: 1234, DstPort: 7000, ACK: true, PSH: true, Seq: 10, Ack: 5, Window: 100}, data("v6")),
+			build(eth6(), ip6Layer(layers.IPProtocolTCP), &layers.TCP{SrcPort: 1234, DstPort: 7000, SYN: true, Seq: 9, Window: 100}, data("")),
+			build(eth6(), ip6Layer(layers.IPProtocolTCP), &layers.TCP{SrcPort: 1234, DstPort: 7000, ACK: true, PSH: true, Seq: 10, Ack: 5, Window: 100}, data("v6")),
 		}},
-		{"UDP", [][]byte{udpFrame(1000, 2000, ""), udpFrame(1000, 2000, "x"), udpFrame(1000, 2000, strings.Repeat("datagram", 100)), build(eth6(), ip6(layers.IPProtocolUDP), &layers.UDP{SrcPort: 1, DstPort: 2}, data("six"))}},
+		{"UDP", [][]byte{udpFrame(1000, 2000, ""), udpFrame(1000, 2000, "x"), udpFrame(1000, 2000, strings.Repeat("datagram", 100)), build(eth6(), ip6Layer(layers.IPProtocolUDP), &layers.UDP{SrcPort: 1, DstPort: 2}, data("six"))}},
 		{"wrong checksums", [][]byte{
 			badSum(udpFrame(1000, 2000, "xyz"), 40), badSum(tcpFrame(7002, false, layers.TCP{ACK: true, Seq: 1, Ack: 1}, "x"), 51),
 			badSum(icmp4(8, 0, 77, 1, false, data("abcdefgh")), 36), badSum(udpFrame(1000, 2000, "xyz"), 24),
@@ -268,14 +269,14 @@ func scenes() []scene {
 		{"ICMPv6", [][]byte{
 			icmp6(128, 0, data("\x00\x07\x00\x01abcdefgh")),
 			icmp6(129, 0, data("\x00\x07\x00\x01abcdefgh")),
-			icmp6(1, 4, quotedPacket6()),
-			icmp6(1, 0, quotedPacket6()),
-			icmp6(3, 0, quotedPacket6()),
+			icmp6(1, 4, quotedFrame6()),
+			icmp6(1, 0, quotedFrame6()),
+			icmp6(3, 0, quotedFrame6()),
 			badSum(icmp6(128, 0, data("\x00\x07\x00\x01abcdefgh")), 57),
 		}},
 		{"other protocols", [][]byte{
-			build(eth4(false), ip4(253, false), data("experiment")),
-			build(eth4(false), ip4(layers.IPProtocolIPv4, false), ip4(layers.IPProtocolUDP, true), &layers.UDP{SrcPort: 3, DstPort: 4}, data("inner")),
+			build(eth4(false), ip4Layer(253, false), data("experiment")),
+			build(eth4(false), ip4Layer(layers.IPProtocolIPv4, false), ip4Layer(layers.IPProtocolUDP, true), &layers.UDP{SrcPort: 3, DstPort: 4}, data("inner")),
 		}},
 	}
 }
@@ -290,8 +291,8 @@ func TestLinesAreThoseOfTcpdump(t *testing.T) {
 	}
 }
 
-// cooked replaces a frame's Ethernet header by that of LINUX_SLL2.
-func cooked(frame []byte, packetType byte) []byte {
+// sll2Frame replaces a frame's Ethernet header by that of LINUX_SLL2.
+func sll2Frame(frame []byte, packetType byte) []byte {
 	return slices.Concat(frame[12:14], []byte{0, 0, 0, 0, 0, 1, 0, 1, packetType, 6}, frame[6:12], []byte{0, 0}, frame[14:])
 }
 
@@ -300,10 +301,10 @@ func TestLinesOfAnyInterfaceAreThoseOfTcpdump(t *testing.T) {
 	require.NoError(t, err)
 	s := scene{name: "cooked"}
 	for i, f := range slices.Concat(handshake(7000)[:5], dnsFrames(), [][]byte{arpFrame(1, make([]byte, 6)), tagged(5)}) {
-		s.frames = append(s.frames, cooked(f, byte(i%5)))
+		s.frames = append(s.frames, sll2Frame(f, byte(i%5)))
 	}
 	for _, flags := range captureShape {
-		t.Run(flags, func(t *testing.T) { compareLink(t, tcpdump, s, linkSLL2, flags) })
+		t.Run(flags, func(t *testing.T) { compareLink(t, tcpdump, s, layers.LinkType(pcapng.LinuxSLL2), flags) })
 	}
 }
 
@@ -314,17 +315,25 @@ func compare(t *testing.T, tcpdump string, s scene, flags string) {
 
 func compareLink(t *testing.T, tcpdump string, s scene, link layers.LinkType, flags string) {
 	t.Helper()
-	var file bytes.Buffer
+	wire := make([]int, len(s.frames))
+	for i, f := range s.frames {
+		wire[i] = len(f)
+	}
+	compareFrames(t, tcpdump, s.frames, wire, link, flags)
+}
+
+// compareFrames compares the lines of frames of which wire bytes were on the wire.
+func compareFrames(t *testing.T, tcpdump string, frames [][]byte, wire []int, link layers.LinkType, flags string) {
+	t.Helper()
+	var file, got bytes.Buffer
 	w := pcapgo.NewWriter(&file)
 	require.NoError(t, w.WriteFileHeader(65536, link))
-	var got bytes.Buffer
-	o := packetOptions(flags)
-	o.LinkType = int(link)
-	p := newPacketPrinter(&got, o)
-	for i, f := range s.frames {
+	p := newPacketPrinter(&got, packetOptions(flags))
+	eth0 := &pcapng.Interface{Link: pcapng.LinkType(link), Name: "eth0"}
+	for i, f := range frames {
 		at := at0.Add(time.Duration(i) * 1500 * time.Microsecond)
-		require.NoError(t, w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(f), Length: len(f)}, f))
-		require.NoError(t, p.Print(at.Local(), false, f, len(f)))
+		require.NoError(t, w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(f), Length: wire[i]}, f))
+		require.NoError(t, p.Print(eth0, &pcapng.Packet{Time: at.UnixNano(), Data: f, Len: wire[i]}))
 	}
 	// From stdin: tcpdump gives up root before it opens a file.
 	args := []string{"-n", "-r", "-"}
@@ -338,17 +347,17 @@ func compareLink(t *testing.T, tcpdump string, s scene, link layers.LinkType, fl
 	wantLines, gotLines := strings.Split(string(want), "\n"), strings.Split(got.String(), "\n")
 	for i := range min(len(wantLines), len(gotLines)) {
 		if wantLines[i] != gotLines[i] {
-			t.Errorf("line %d\n got %q\nwant %q", i+1, gotLines[i], wantLines[i])
+			t.Fatalf("line %d\n got %q\nwant %q", i+1, gotLines[i], wantLines[i])
 		}
 	}
 	require.Equal(t, len(wantLines), len(gotLines), "lines")
 }
 
 // packetOptions are letters as flags of capture.
-func packetOptions(flags string) ctl.PacketOptions {
+func packetOptions(flags string) *ctl.PacketOptions {
 	n := func(letter string) int { return strings.Count(flags, letter) }
-	return ctl.PacketOptions{
-		LinkType: linkEthernet, Ethernet: n("e") > 0, Quiet: n("q") > 0, Verbose: n("v"), ASCII: n("A") > 0,
+	return &ctl.PacketOptions{
+		Ethernet: n("e") > 0, Quiet: n("q") > 0, Verbose: n("v"), ASCII: n("A") > 0,
 		Hex: n("x") > 0, HexASCII: n("X") > 0, HexLink: n("x") > 1 || n("X") > 1, Times: n("t"),
 	}
 }

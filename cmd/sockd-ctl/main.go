@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/sockd/sockd/ctl"
+	"github.com/sockd/sockd/families/packet/filter"
+	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
 // version is set by the linker: -X main.version=1.2.3.
@@ -18,7 +20,11 @@ var version string
 
 func main() {
 	ctx, stop := withSignals(context.Background())
-	code := run(ctx, newEnv(), os.Args[1:])
+	answer := run
+	if calledAsExtcap(os.Args[0]) {
+		answer = extcap
+	}
+	code := answer(ctx, newEnv(), os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -57,12 +63,23 @@ func newEnv() *ctl.Env {
 		Stdout:         os.Stdout,
 		Stderr:         os.Stderr,
 		StdoutTerminal: isTerminal(os.Stdout),
+		StderrTerminal: isTerminal(os.Stderr),
 		ReaderGone:     func(ctx context.Context) bool { return readerGone(ctx, os.Stdout) },
 		Getenv:         os.Getenv,
 		Getuid:         os.Getuid,
 		Packets:        newPacketPrinter,
+		Filter:         compileFilter,
 		Version:        buildVersion(),
 	}
+}
+
+// compileFilter is ctl.Env.Filter.
+func compileFilter(text string, link pcapng.LinkType) (ctl.PacketFilter, error) {
+	p, err := filter.Compile(text, link)
+	if err != nil {
+		return nil, err
+	}
+	return p.Match, nil
 }
 
 // buildVersion is what the linker was told, else what the build knows of itself.

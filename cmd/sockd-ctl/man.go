@@ -46,6 +46,8 @@ func writeMan(w io.Writer) error {
 	manEndpoints(&m)
 	manQuantities(&m)
 	manOutput(&m)
+	manLayers(&m)
+	manWireshark(&m)
 	manExit(&m)
 	m.section("ENVIRONMENT")
 	m.tagged("SOCKD_SOCKET", "The control socket, where --socket is not given.")

@@ -32,6 +32,17 @@ func OpenIn(netns, family, typ string, protocol int, protocolName string) (fd in
 	if err != nil {
 		return -1, err
 	}
+	return spec.openInNamed(netns)
+}
+
+// OpenRouteIn opens a socket of rtnetlink(7) in another network namespace, as OpenIn
+// does.
+func OpenRouteIn(netns string) (fd int, err error) {
+	return spec{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}.openInNamed(netns)
+}
+
+// openInNamed opens a socket in a namespace by its name or path.
+func (s spec) openInNamed(netns string) (int, error) {
 	path := netns
 	if !strings.Contains(netns, "/") {
 		path = runNetns + netns
@@ -44,7 +55,7 @@ func OpenIn(netns, family, typ string, protocol int, protocolName string) (fd in
 		return -1, fmt.Errorf("%s: %w", path, err)
 	}
 	defer unix.Close(ns)
-	return spec.openIn(ns)
+	return s.openIn(ns)
 }
 
 // spec is the three arguments of socket(2).

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"sync"
@@ -19,6 +21,7 @@ import (
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/pcapng"
+	"github.com/sockd/sockd/families/packet/shm"
 )
 
 // Backend is a daemon in memory. The zero value is not usable: see New.
@@ -27,14 +30,19 @@ type Backend struct {
 	next       model.ID
 	sockets    map[model.ID]*socket
 	relays     map[model.ID]*relay
+	recorders  []*recorder
 	asked      []string // what Authorize was asked
 	deny       func(c model.Caller, method string) error
 	fail       error
-	captureEnd error // of each capture
-	badEnd     error // of attachments
-	audit      []model.Audit
-	undone     int64 // messages that were given back
-	handed     []int // descriptors that Open, Attach and the relays took
+	captureEnd error // of each capture and injection
+	// captureFiles is how many files each capture to files makes; 0: one.
+	captureFiles int
+	injectSpec   model.InjectSpec
+	injected     []byte
+	badEnd       error // of attachments
+	audit        []model.Audit
+	undone       int64 // messages that were given back
+	handed       []int // descriptors that Open, Attach and the relays took
 }
 
 type socket struct {
@@ -449,6 +457,10 @@ func (b *Backend) Close(_ context.Context, _ model.Caller, ref string, accepted 
 		delete(b.relays, r.ID)
 		return []model.ID{r.ID}, nil
 	}
+	if r, err := b.recorderLocked(ref); err == nil {
+		b.recorders = slices.DeleteFunc(b.recorders, func(o *recorder) bool { return o == r })
+		return []model.ID{r.ID}, nil
+	}
 	n, _ := strconv.ParseInt(ref, 10, 64)
 	s, err := b.findLocked(model.ID(n))
 	if err != nil {
@@ -494,7 +506,7 @@ func (b *Backend) closeLocked(ids []model.ID) {
 func (b *Backend) List(_ context.Context, _ model.Caller, kinds []string) (model.Listing, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := model.Listing{Sockets: []model.Socket{}, Relays: []model.Relay{}, Sessions: []model.Session{}, Captures: []model.Capture{}}
+	l := model.Listing{Sockets: []model.Socket{}, Relays: []model.Relay{}, Sessions: []model.Session{}, Captures: []model.Capture{}, Recorders: []model.Recorder{}}
 	for _, kind := range kinds {
 		switch kind {
 		case "sockets":
@@ -504,6 +516,10 @@ func (b *Backend) List(_ context.Context, _ model.Caller, kinds []string) (model
 		case "relays":
 			for _, r := range b.relays {
 				l.Relays = append(l.Relays, r.Relay)
+			}
+		case "recorders":
+			for _, r := range b.recorders {
+				l.Recorders = append(l.Recorders, r.Recorder)
 			}
 		}
 	}
@@ -519,6 +535,10 @@ func (b *Backend) Show(_ context.Context, _ model.Caller, ref string) (model.Obj
 	if r := b.relayLocked(ref); r != nil {
 		view := r.Relay
 		return model.Object{Kind: model.KindRelay, Relay: &view}, nil
+	}
+	if r, err := b.recorderLocked(ref); err == nil {
+		view := r.Recorder
+		return model.Object{Kind: model.KindRecorder, Recorder: &view}, nil
 	}
 	n, _ := strconv.ParseInt(ref, 10, 64)
 	s, err := b.findLocked(model.ID(n))
@@ -712,7 +732,97 @@ func (b *Backend) Capture(_ context.Context, c model.Caller, spec model.CaptureS
 		return nil, b.fail
 	}
 	b.next++
-	return &capturing{model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}, b.captureEnd}, nil
+	v := model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}
+	return &capturing{view: v, end: b.captureEnd, files: max(1, b.captureFiles)}, nil
+}
+
+// CaptureShare starts a capture of three packets, the numbers 0 to 2, which ends when its caller asks for
+// it, or by itself after spec.Count.
+func (b *Backend) CaptureShare(_ context.Context, c model.Caller, spec model.CaptureSpec) (model.Sharing, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		return nil, b.fail
+	}
+	w, err := shm.NewWriter(int(spec.Queue))
+	if err != nil {
+		return nil, err
+	}
+	b.next++
+	return &sharing{w: w, view: model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}, counted: spec.Count > 0, end: b.captureEnd}, nil
+}
+
+type sharing struct {
+	w       *shm.Writer
+	view    model.Capture
+	counted bool
+	end     error
+}
+
+func (s *sharing) View() model.Capture { return s.view }
+
+func (s *sharing) Files() (data, control, wake int) {
+	f := s.w.Files()
+	return f.Data, f.Control, f.Wake
+}
+
+func (s *sharing) Run(ctx context.Context, done, left <-chan struct{}) error {
+	defer s.w.Close()
+	s.w.CloseFiles()
+	if s.end != nil {
+		return s.end
+	}
+	s.put(pcapng.AppendSection(nil, pcapng.Section{UserAppl: "ctltest"}))
+	s.put(pcapng.AppendInterface(nil, pcapng.Interface{Link: pcapng.Ethernet, Name: s.view.Source}))
+	for i := range byte(3) {
+		s.put(pcapng.AppendPacket(nil, &pcapng.Packet{Time: int64(i) + 1, Data: []byte{i}, Len: 60, Direction: pcapng.Inbound, Dropped: uint64(i)}))
+	}
+	_ = s.w.Flush() // the reader is ours
+	if !s.counted {
+		await(ctx, done)
+	}
+	s.put(pcapng.AppendStats(nil, pcapng.Stats{Accepted: 6, Delivered: 3, OSDrop: 3, Comment: "dropped_kernel=1 dropped_daemon=0 dropped_subscriber=3"}))
+	s.w.End()
+	await(ctx, left)
+	return nil
+}
+
+func await(ctx context.Context, c <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+	case <-c:
+	}
+}
+
+func (s *sharing) put(block []byte) {
+	if room, err := s.w.Room(len(block), true); err == nil {
+		s.w.Commit(copy(room[:len(block)], block), block[0] == byte(pcapng.PacketBlock))
+	}
+}
+
+func (s *sharing) Close() error {
+	s.w.Close()
+	return nil
+}
+
+// CaptureSet says what the capture would be with the filter.
+func (b *Backend) CaptureSet(_ context.Context, c model.Caller, ref, filter string) (model.Capture, error) {
+	id, ok := model.ParseID(ref)
+	if !ok {
+		return model.Capture{}, fmt.Errorf("set %q: %w", ref, families.ErrNotFound)
+	}
+	return model.Capture{ID: id, Source: "eth0", Filter: filter, Owner: c.Owner()}, nil
+}
+
+// Interfaces are any, one loopback and one Ethernet interface.
+func (b *Backend) Interfaces(context.Context, model.Caller) ([]model.Interface, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return []model.Interface{
+		{Name: "any", LinkType: "EN10MB", Up: true, Running: true},
+		{Index: 1, Name: "lo", LinkType: "EN10MB", MTU: 65536, Up: true, Running: true, Loopback: true},
+		{Index: 7, Name: "eth7", LinkType: "EN10MB", MTU: 1500, MAC: "02:00:00:00:00:07"},
+	}, b.fail
 }
 
 // EndCaptures makes captures that start from now on end with err.
@@ -723,12 +833,57 @@ func (b *Backend) EndCaptures(err error) {
 }
 
 type capturing struct {
-	view model.Capture
-	end  error
+	view  model.Capture
+	end   error
+	files int
 }
 
 func (c *capturing) View() model.Capture { return c.view }
 func (c *capturing) Close() error        { return nil }
+
+// CaptureFiles makes captures to files that start from now on write so many, an hour
+// each from the beginning of 2026, of which the second reports an error before it is complete.
+func (b *Backend) CaptureFiles(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.captureFiles = n
+}
+
+// RunFiles is Run into each file, with a comment that has its number.
+func (c *capturing) RunFiles(ctx context.Context, _ model.FileSpec, next func(context.Context) (int, error), done func(model.FileReport) error) error {
+	for n := range c.files {
+		fd, err := next(ctx)
+		if err != nil {
+			return err
+		}
+		r := model.FileReport{Packets: 1, Begun: time.Date(2026, 1, 1, n, 0, 0, 0, time.Local).UTC(), Reason: "error", Error: "no space left on device"}
+		if n == 1 {
+			if err := done(r); err != nil {
+				return err
+			}
+		}
+		if r.Reason, r.Error = "time", ""; n == c.files-1 {
+			r.Reason = "end"
+		}
+		if r.Bytes, err = c.writeFile(fd, n); err != nil {
+			return err
+		}
+		if err := done(r); err != nil {
+			return err
+		}
+	}
+	c.view.Received, c.view.Delivered = 3, int64(c.files)
+	return c.end
+}
+
+func (c *capturing) writeFile(fd, n int) (bytes int64, err error) {
+	f := os.NewFile(uintptr(fd), "capture")
+	defer f.Close()
+	file := pcapng.AppendSection(nil, pcapng.Section{Comment: strconv.Itoa(n)})
+	file = pcapng.AppendInterface(file, pcapng.Interface{Link: pcapng.Ethernet, Name: c.view.Source})
+	written, err := f.Write(pcapng.AppendStats(file, pcapng.Stats{Received: 3, Accepted: 3}))
+	return int64(written), err
+}
 
 // Run writes a file without packets.
 func (c *capturing) Run(_ context.Context, w io.Writer) error {

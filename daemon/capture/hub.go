@@ -1,9 +1,14 @@
 package capture
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"net"
+	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -11,7 +16,7 @@ import (
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
-	"github.com/sockd/sockd/families/packet/filter"
+	"github.com/sockd/sockd/families/packet/links"
 	"github.com/sockd/sockd/families/packet/ring"
 )
 
@@ -38,98 +43,171 @@ const leastBlocks = 8
 type Hub struct {
 	log    *slog.Logger
 	limits limits
-	queued atomic.Int64 // bytes in all queues
-	burst  atomic.Bool  // a queue was large since memory was given back
+	queued atomic.Int64  // bytes in all queues
+	burst  atomic.Bool   // a queue was large since memory was given back
+	groups atomic.Uint32 // of PACKET_FANOUT, so far
+	inside func(func())  // runs what opens sockets; tests do it in a namespace of theirs
 
-	mu     sync.Mutex // guards taps, memory, closed, and each tap's users
-	taps   map[int]*tap
+	mu     sync.Mutex // guards spaces, memory, closed, and each space's users
+	spaces map[uint64]*space
 	memory int // bytes of all rings
 	closed bool
 }
 
 // New makes a hub without rings.
 func New(log *slog.Logger) *Hub {
-	return &Hub{log: log, limits: defaultLimits, taps: map[int]*tap{}}
+	return &Hub{log: log, limits: defaultLimits, spaces: map[uint64]*space{}, inside: func(f func()) { f() }}
 }
 
-// Subscribe starts a capture: packets queue from now on, and Run writes them. The
-// interface is one of the caller's network namespace. The subscription must be closed
-// or run to its end.
+// Subscribe starts a capture: packets queue from now on, and Run or RunFiles writes
+// them. The subscription must be closed or run to its end. The sockets of
+// spec.Elsewhere are the hub's, also when there is an error.
 //
 // Errors: *families.OpError wrapping ENODEV (no such interface), EPERM (no
-// CAP_NET_RAW) or ENOBUFS (no memory left for a ring); *families.SyntaxError of the filter; net.ErrClosed.
+// CAP_NET_RAW) or ENOBUFS (no memory left for a ring); *families.SyntaxError of the
+// source, the filter or another field; net.ErrClosed.
 func (h *Hub) Subscribe(spec model.CaptureSpec) (*Subscription, error) {
-	if err := check(spec); err != nil {
+	return h.subscribe(spec, func(s *Subscription) store {
+		s.queue = newQueue(h, spec.Queue, &s.mu)
+		return s.queue
+	})
+}
+
+// subscribe starts a capture into the store that keep makes for it.
+func (h *Hub) subscribe(spec model.CaptureSpec, keep func(*Subscription) store) (*Subscription, error) {
+	src, err := check(spec)
+	if err != nil {
+		if spec.Elsewhere != nil {
+			closeNamespace(spec.Elsewhere)
+		}
 		return nil, err
 	}
-	iface, err := ring.Lookup(spec.Source)
+	sp, err := h.enter(spec.Elsewhere)
 	if err != nil {
 		return nil, err
 	}
-	program, err := filter.Compile(spec.Filter, iface.Link)
+	s, err := start(sp, spec, src, keep)
 	if err != nil {
-		return nil, err
-	}
-	t, err := h.enter(iface)
-	if err != nil {
-		return nil, err
-	}
-	s := newSubscription(t, spec, program)
-	if err := t.add(s); err != nil {
-		h.leave(t)
+		h.leave(sp)
 		return nil, err
 	}
 	return s, nil
 }
 
-// enter finds or makes the interface's tap, and counts one more user of it.
-func (h *Hub) enter(iface ring.Interface) (*tap, error) {
-	h.mu.Lock()
-	if h.closed {
-		h.mu.Unlock()
-		return nil, net.ErrClosed
+// start makes a subscription and puts it on its taps. From the moment that the space
+// knows it, it follows what becomes of the interfaces.
+func start(sp *space, spec model.CaptureSpec, src source, keep func(*Subscription) store) (*Subscription, error) {
+	j, err := newJudge(spec.Filter, sp.linkOf(src))
+	if err != nil {
+		return nil, err
 	}
-	t, found := h.taps[iface.Index]
-	if !found {
-		blocks := min(h.limits.blocks, (h.limits.rings-h.memory)/h.limits.blockSize)
-		if blocks < leastBlocks {
-			h.mu.Unlock()
-			return nil, &families.OpError{Op: "capture", Family: "packet", Addr: iface.Name, Err: syscall.ENOBUFS}
-		}
-		t = newTap(h, iface, blocks*h.limits.blockSize)
-		h.memory += t.bytes
-		h.taps[iface.Index] = t
+	s := newSubscription(sp, spec, src, j)
+	s.store = keep(s)
+	if err := s.attach(); err != nil {
+		s.leaveTaps()
+		return nil, err
 	}
-	t.users++
-	h.mu.Unlock()
-
-	if !found {
-		t.open()
-	}
-	<-t.opened
-	if t.openErr != nil {
-		h.leave(t)
-		return nil, t.openErr
-	}
-	return t, nil
+	sp.add(s)
+	s.follow() // what has changed since attach looked
+	return s, nil
 }
 
-// leave counts one user less, and closes the tap after the last one.
-func (h *Hub) leave(t *tap) {
+// enter finds or makes a space, and counts one more user of it.
+func (h *Hub) enter(n *model.Namespace) (*space, error) {
+	if n == nil {
+		return h.enterSpace(0, nil)
+	}
+	cookie, err := ring.CookieOf(n.PacketFD)
+	if err == nil {
+		var sp *space
+		if sp, err = h.enterSpace(cookie, n); err == nil {
+			return sp, nil
+		}
+	}
+	closeNamespace(n)
+	return nil, fmt.Errorf("capture in network namespace %s: %w", families.Printable(n.Name), err)
+}
+
+// enterSpace is enter by the namespace's cookie, 0 for our own. On success it owns
+// the sockets of n.
+func (h *Hub) enterSpace(cookie uint64, n *model.Namespace) (*space, error) {
 	h.mu.Lock()
-	t.users--
-	last := t.users == 0
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, net.ErrClosed
+	}
+	sp := h.spaces[cookie]
+	switch {
+	case sp == nil:
+		w, err := h.watch(n)
+		if err != nil {
+			return nil, fmt.Errorf("watch interfaces: %w", err)
+		}
+		sp = newSpace(h, cookie, w, n != nil)
+		sp.start()
+		h.spaces[cookie] = sp
+	case n != nil:
+		_ = syscall.Close(n.RouteFD) // it has one
+	}
+	if n != nil {
+		sp.lend(n.PacketFD)
+	}
+	sp.users++
+	return sp, nil
+}
+
+// closeNamespace closes the sockets of a namespace; nothing was sent by them.
+func closeNamespace(n *model.Namespace) {
+	_ = syscall.Close(n.PacketFD)
+	_ = syscall.Close(n.RouteFD)
+}
+
+func (h *Hub) watch(n *model.Namespace) (w *links.Watcher, err error) {
+	if n != nil {
+		return links.WatchFD(n.RouteFD)
+	}
+	h.inside(func() { w, err = links.Watch() })
+	return w, err
+}
+
+// leave counts one user less, and closes the space after the last one.
+func (h *Hub) leave(sp *space) {
+	h.mu.Lock()
+	sp.users--
+	last := sp.users == 0
 	if last {
-		h.forgetLocked(t)
+		delete(h.spaces, sp.cookie)
 	}
 	h.mu.Unlock()
-	if !last {
-		return
+	if last {
+		sp.close()
 	}
-	t.close()
+}
+
+// reserve sets memory aside for a ring: half of what is left, so that a further
+// interface always finds some, and no more than a ring needs.
+func (h *Hub) reserve() (bytes int, ok bool) {
 	h.mu.Lock()
-	h.memory -= t.bytes
-	h.mu.Unlock()
+	defer h.mu.Unlock()
+	l := h.limits
+	blocks := min(l.blocks, max((l.rings-h.memory)/2/l.blockSize, leastBlocks))
+	if bytes = blocks * l.blockSize; h.memory+bytes > l.rings {
+		return 0, false
+	}
+	h.memory += bytes
+	return bytes, true
+}
+
+func (h *Hub) giveRing(bytes int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.memory -= bytes
+}
+
+// fanoutGroup is an id for a group of rings. They are one space for all programs of a
+// network namespace: the process's id keeps two daemons apart.
+func (h *Hub) fanoutGroup() uint16 {
+	return uint16(os.Getpid()) ^ uint16(h.groups.Add(1)<<8) | 1
 }
 
 // giveBack gives the memory of queues that a burst made large back to the system
@@ -139,23 +217,10 @@ func (h *Hub) leave(t *tap) {
 // about a millisecond, and only after a burst.
 func (h *Hub) giveBack() {
 	h.mu.Lock()
-	idle := len(h.taps) == 0 && h.queued.Load() == 0
+	idle := len(h.spaces) == 0 && h.queued.Load() == 0
 	h.mu.Unlock()
 	if idle && h.burst.Swap(false) {
 		debug.FreeOSMemory()
-	}
-}
-
-// forget makes the next subscription open the interface anew.
-func (h *Hub) forget(t *tap) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.forgetLocked(t)
-}
-
-func (h *Hub) forgetLocked(t *tap) {
-	if h.taps[t.iface.Index] == t {
-		delete(h.taps, t.iface.Index)
 	}
 }
 
@@ -165,33 +230,40 @@ func (h *Hub) forgetLocked(t *tap) {
 func (h *Hub) Close() error {
 	h.mu.Lock()
 	h.closed = true
-	var taps []*tap
-	for _, t := range h.taps {
-		taps = append(taps, t)
-	}
+	spaces := slices.Collect(maps.Values(h.spaces))
 	h.mu.Unlock()
-	for _, t := range taps {
-		<-t.opened
-		for _, s := range t.subscriptions() {
+	for _, sp := range spaces {
+		for _, s := range sp.subscriptions() {
 			_ = s.Close() // always nil
+			<-s.Done()
 		}
-		t.close()
 	}
 	return nil
 }
 
-// check refuses what cannot be captured whatever the interface.
-func check(spec model.CaptureSpec) error {
+// check refuses what cannot be captured whatever the interfaces.
+func check(spec model.CaptureSpec) (source, error) {
 	switch spec.Direction {
 	case "", "in", "out", "inout":
 	default:
-		return &families.SyntaxError{What: "direction", Text: spec.Direction, Why: "want in, out or inout"}
+		return source{}, &families.SyntaxError{What: "direction", Text: spec.Direction, Why: "want in, out or inout"}
 	}
-	if spec.Snaplen < 0 || spec.Snaplen > maxSnaplen {
-		return &families.SyntaxError{What: "snaplen", Text: strconv.Itoa(spec.Snaplen), Why: "want 0 to " + strconv.Itoa(maxSnaplen)}
+	switch spec.Format {
+	case "", model.FormatPcap:
+	default:
+		return source{}, &families.SyntaxError{What: "format", Text: spec.Format, Why: "want pcap, or nothing for pcapng"}
 	}
-	if spec.Count < 0 {
-		return &families.SyntaxError{What: "count", Text: strconv.FormatInt(spec.Count, 10), Why: "want 0 or more"}
+	for _, n := range []struct {
+		what        string
+		value, most int64
+	}{{"snaplen", int64(spec.Snaplen), maxSnaplen}, {"count", spec.Count, math.MaxInt64}, {"queue", spec.Queue, math.MaxInt64}, {"rings", int64(spec.Rings), maxRings}} {
+		if n.value < 0 || n.value > n.most {
+			return source{}, &families.SyntaxError{What: n.what, Text: strconv.FormatInt(n.value, 10), Why: fmt.Sprintf("want 0 to %d", n.most)}
+		}
 	}
-	return nil
+	return parseSource(spec.Source)
 }
+
+// maxRings bounds a fanout: each ring has a reader of its own, and more of them than
+// processors wait for each other.
+const maxRings = 16

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/sockd/sockd/families/packet/pcapng"
+	"github.com/sockd/sockd/families/packet/ring"
 )
 
 // errAgain: a capture is run once.
@@ -40,9 +42,6 @@ func (s *Subscription) Run(ctx context.Context, w io.Writer) error {
 	if err == nil {
 		err = s.flush(w)
 	}
-	if err == nil {
-		_, err = w.Write(s.statistics())
-	}
 	if err != nil {
 		return s.abandon(err)
 	}
@@ -55,6 +54,7 @@ func (s *Subscription) enter() error {
 	switch {
 	case s.state == waiting:
 		s.state = running
+		close(s.entered)
 		return nil
 	case s.isClosed():
 		return net.ErrClosed
@@ -82,7 +82,7 @@ func (s *Subscription) pump(ctx context.Context, w io.Writer) (end, err error) {
 	}
 	for {
 		select {
-		case <-s.wake:
+		case <-s.queue.wake:
 			if err := s.flush(w); err != nil {
 				return nil, err
 			}
@@ -95,8 +95,6 @@ func (s *Subscription) pump(ctx context.Context, w io.Writer) (end, err error) {
 			return nil, nil
 		case <-s.closed:
 			return net.ErrClosed, nil
-		case <-s.tap.done:
-			return s.tap.readErr, nil
 		}
 	}
 }
@@ -104,11 +102,19 @@ func (s *Subscription) pump(ctx context.Context, w io.Writer) (end, err error) {
 func (s *Subscription) isFull() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.full && len(s.queue) == 0
+	return s.full && s.queue.empty()
 }
 
+// What ends a capture must wait for: the kernel hands a block over when its retire
+// time has passed and its timer, of a few milliseconds, fires.
+const (
+	settleFirst = 5 * ring.DefaultRetire
+	settleStep  = 2 * time.Millisecond
+	settleMost  = time.Second // a ring that never runs empty is not waited for any longer
+)
+
 // settle waits until the packets from before this moment have come through the
-// ring, and lets no later ones in.
+// rings, and lets no later ones in.
 func (s *Subscription) settle() {
 	s.mu.Lock()
 	s.until = time.Now().UnixNano()
@@ -121,47 +127,36 @@ func (s *Subscription) settle() {
 	for step := time.After(settleFirst); ; step = time.After(settleStep) {
 		select {
 		case <-step:
-			if s.tap.ring.Idle() {
+			if s.idle() {
 				return
 			}
 		case <-most:
-			return
-		case <-s.tap.done: // nothing more comes
 			return
 		}
 	}
 }
 
+// idle tells whether nothing is left in the rings.
+func (s *Subscription) idle() bool {
+	return !slices.ContainsFunc(s.attached(), func(a *attachment) bool { return !a.tap.ended() && !a.tap.idle() })
+}
+
 // flush writes what is queued and counts it as delivered.
 func (s *Subscription) flush(w io.Writer) error {
-	s.mu.Lock()
-	chunk, frames := s.queue, s.frames
-	s.queue, s.frames, s.spare = s.spare[:0], 0, nil
-	s.mu.Unlock()
+	chunk, frames := s.queue.take()
+	defer s.queue.done(chunk)
 	if len(chunk) == 0 {
-		s.keep(chunk)
 		return nil
 	}
 	_, err := w.Write(chunk)
-	s.tap.hub.queued.Add(-int64(len(chunk)))
-	s.mu.Lock()
-	if err == nil {
-		s.counts.delivered += frames
-	} else {
-		s.counts.subscriber += frames
-	}
-	s.mu.Unlock()
-	s.keep(chunk)
-	return err
-}
-
-// keep has a buffer for the next packets, unless a burst has made it large.
-func (s *Subscription) keep(buf []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cap(buf) <= keepBytes {
-		s.spare = buf
+	if err == nil {
+		s.delivered += frames
+	} else {
+		s.subscriber += frames
 	}
+	return err
 }
 
 // abandon ends a capture whose writer failed.
@@ -172,26 +167,13 @@ func (s *Subscription) abandon(err error) error {
 
 // header is what a file begins with.
 func (s *Subscription) header() []byte {
-	b := pcapng.AppendSection(nil, pcapng.Section{Comment: s.spec.Comment, OS: "Linux", UserAppl: "sockd"})
-	return pcapng.AppendInterface(b, pcapng.Interface{
-		Link: s.tap.iface.Link, Snaplen: uint32(s.snaplen), Name: s.spec.Source, Filter: s.program.String(),
-	})
+	return pcapng.AppendSection(nil, pcapng.Section{Comment: s.spec.Comment, OS: "Linux", UserAppl: "sockd"})
 }
 
-// statistics is what a file ends with. What the ring dropped is isb_ifdrop, as in
-// dumpcap's files; what the queues dropped is isb_osdrop; the comment has all three.
-func (s *Subscription) statistics() []byte {
-	v := s.View()
+// release forgets the buffers of a capture that has been written to its end.
+func (s *Subscription) release() {
 	s.mu.Lock()
-	start, until := s.start, s.until
+	s.queue.discard()
 	s.mu.Unlock()
-	return pcapng.AppendStats(nil, pcapng.Stats{
-		Time: until, Start: start, End: until,
-		Received:  uint64(v.Received + v.DroppedKernel),
-		IfDrop:    uint64(v.DroppedKernel),
-		Accepted:  uint64(v.Received),
-		OSDrop:    uint64(v.DroppedDaemon + v.DroppedSubscriber),
-		Delivered: uint64(v.Delivered),
-		Comment:   fmt.Sprintf("dropped_kernel=%d dropped_daemon=%d dropped_subscriber=%d", v.DroppedKernel, v.DroppedDaemon, v.DroppedSubscriber),
-	})
+	s.hub.giveBack()
 }

@@ -1,9 +1,15 @@
 package capture
 
 import (
+	"errors"
+	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/filter"
 	"github.com/sockd/sockd/families/packet/pcapng"
@@ -12,44 +18,48 @@ import (
 
 const maxSnaplen = pcapng.MaxSnaplen
 
-// keepBytes is how large a buffer may be that is kept for the next packets.
-const keepBytes = 1 << 20
-
-// What ends a capture must wait for: the kernel hands a block over when its retire
-// time has passed and its timer, of a few milliseconds, fires.
-const (
-	settleFirst = 5 * ring.DefaultRetire
-	settleStep  = 2 * time.Millisecond
-	settleMost  = time.Second // a ring that never runs empty is not waited for any longer
-)
-
 // What a Subscription is to the daemon.
 var _ model.Capturing = (*Subscription)(nil)
 
 // Subscription is one capture. Its methods may be called from any goroutine.
 type Subscription struct {
-	tap     *tap
+	hub     *Hub
+	space   *space
 	spec    model.CaptureSpec
-	program *filter.Program
+	source  source
 	snaplen int
+	store   store
+	queue   *queue // the store of a capture that is run; nil: another one
 
-	wake   chan struct{} // of capacity 1: something was queued, or full was set
-	closed chan struct{} // closed by Close
+	takesBlocks atomic.Bool   // blocks is set
+	closed      chan struct{} // closed by Close
+	entered     chan struct{} // closed when somebody runs it
+	ended       chan struct{} // closed when it has left its taps
 
-	mu     sync.Mutex // guards everything below
-	state  state
-	start  int64  // when it began, nanoseconds since 1970
-	until  int64  // packets after it are not wanted; 0: not yet ended
-	blocks int    // blocks seen while waiting for the first packet after start; see late
-	base   uint64 // the ring's drops at the beginning
-	told   uint64 // drops that an epb_dropcount has told of
-	kernel uint64 // the ring's drops since the beginning, as known last
-	queue  []byte // packets as pcapng
-	spare  []byte // a buffer to swap with queue
-	frames int64  // in queue
-	taken  int64  // frames that were ever queued
-	full   bool   // spec.Count of them
-	counts counts
+	// tie is held while attachments are made and ended.
+	tie  sync.Mutex
+	atts []*attachment // set with tie and mu held, read with either
+	gone bool          // it has left its taps for good
+
+	mu      sync.Mutex // guards everything below, and the store's writing half
+	state   state
+	tell    func(cause string) // told of what happens to the capture; may be nil
+	judge   *judge
+	before  *judge // for packets until since
+	since   int64
+	next    *judge // on its way to be judge
+	streams map[*iface]*stream
+	ids     []*stream // those that are described, by id
+	start   int64     // when it began, nanoseconds since 1970
+	until   int64     // packets after it are not wanted; 0: not yet ended
+	kernel  uint64    // drops of the rings since the beginning, as known last
+	told    uint64    // drops that an epb_dropcount has told of
+	taken   int64     // frames that were ever stored
+	full    bool      // spec.Count of them
+	packet  pcapng.Packet
+	cooked  []byte // a packet with a header of SLL2, for Format pcap
+	blocks  blockTaker
+	counts
 }
 
 type counts struct {
@@ -63,116 +73,254 @@ type state uint8
 const (
 	waiting state = iota // nobody runs it
 	running
-	left // it is off its tap
+	left // it is off its taps
 )
 
-func newSubscription(t *tap, spec model.CaptureSpec, program *filter.Program) *Subscription {
-	s := &Subscription{tap: t, spec: spec, program: program, snaplen: spec.Snaplen, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+func newSubscription(sp *space, spec model.CaptureSpec, src source, j *judge) *Subscription {
+	s := &Subscription{
+		hub: sp.hub, space: sp, spec: spec, source: src, judge: j, snaplen: spec.Snaplen, start: time.Now().UnixNano(),
+		closed: make(chan struct{}), entered: make(chan struct{}), ended: make(chan struct{}), streams: map[*iface]*stream{},
+	}
 	if s.snaplen == 0 {
 		s.snaplen = maxSnaplen
 	}
 	return s
 }
 
-// begin is called when packets start to come: drops is what the ring dropped before.
-func (s *Subscription) begin(drops uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.base, s.start = drops, time.Now().UnixNano()
-}
-
-// take queues what it wants of a block, before which the ring has dropped drops.
-func (s *Subscription) take(b *ring.Block, drops uint64) {
-	if s.takeAll(b, drops) {
-		s.notify()
+// attach puts the subscription on the taps of what there is. An interface that is not
+// there is an error unless it is waited for.
+func (s *Subscription) attach() error {
+	s.tie.Lock()
+	defer s.tie.Unlock()
+	if s.source.wide || s.space.foreign {
+		return s.attachTo(0, ring.Any)
 	}
-}
-
-func (s *Subscription) notify() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // somebody has, and Run has not looked yet
-	}
-}
-
-// takeAll tells whether anything was queued.
-func (s *Subscription) takeAll(b *ring.Block, drops uint64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state == left || s.full {
-		return false
-	}
-	if drops > s.base {
-		s.kernel = max(s.kernel, drops-s.base)
-	}
-	s.blocks++
-	before := len(s.queue)
-	for it := b.Frames(); it.Next() && !s.full; {
-		f := &it.Frame
-		if !s.wants(f) || !s.program.Match(f.Data, f.Len) {
+	v := s.space.now.Load()
+	for _, name := range s.source.items {
+		i := v.named(name)
+		if i == nil && s.spec.Wait {
 			continue
 		}
-		s.counts.received++
-		s.enqueue(f, len(s.queue)-before)
+		if i == nil {
+			return noInterface(name)
+		}
+		if err := s.attachTo(i.index, i.name); err != nil {
+			return err
+		}
 	}
-	s.tap.hub.queued.Add(int64(len(s.queue) - before))
-	if cap(s.queue) > keepBytes {
-		s.tap.hub.burst.Store(true)
-	}
-	return len(s.queue) > before || s.full
+	return nil
 }
 
-// wants judges all but the filter.
-func (s *Subscription) wants(f *ring.Frame) bool {
-	out := f.Type == ring.Outgoing
-	switch {
-	case out && f.Loopback:
-		return false // it is seen coming in as well, as in libpcap
-	case out && s.spec.Direction == "in", !out && s.spec.Direction == "out":
-		return false
-	case s.spec.NoPromisc && f.Type == ring.OtherHost:
-		return false
-	}
-	return !s.late(f.Time)
+func noInterface(name string) error {
+	return &families.OpError{Op: "capture", Family: "packet", Addr: name, Err: syscall.ENODEV}
 }
 
-// late tells whether a packet is from before the beginning or after the end. What
-// was in the ring when the subscription began is at most a ring's length of blocks: a
-// clock that was set back must not hide more than that.
-func (s *Subscription) late(t int64) bool {
-	if s.until != 0 && t > s.until {
-		return true
+// attachTo enters one tap; tie is held.
+func (s *Subscription) attachTo(index int, name string) error {
+	t, err := s.space.enter(index, name, s.spec.Rings)
+	if err != nil {
+		return err
 	}
-	if s.blocks > s.tap.hub.limits.blocks {
-		return false
+	a := &attachment{sub: s, tap: t}
+	if err := t.add(a); err != nil {
+		s.space.leave(t)
+		return err
 	}
-	if t < s.start {
-		return true
+	i := s.space.lookup(index)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.atts = append(s.atts, a)
+	if index != 0 {
+		s.describe(s.newStream(i, t.link()))
 	}
-	s.blocks = s.tap.hub.limits.blocks + 1
-	return false
+	return nil
 }
 
-// enqueue appends a frame to the queue, or counts its loss. added is what the
-// block has added so far, which the hub has not counted yet.
-func (s *Subscription) enqueue(f *ring.Frame, added int) {
-	lost := s.kernel + uint64(s.counts.daemon+s.counts.subscriber)
-	p := pcapng.Packet{
-		Time: f.Time, Data: f.Data[:min(len(f.Data), s.snaplen)], Len: f.Len,
+// follow attaches the subscription to interfaces that have come, and lets go of those
+// that have gone.
+func (s *Subscription) follow() {
+	s.tie.Lock()
+	defer s.tie.Unlock()
+	if s.gone {
+		return
+	}
+	s.letGo()
+	if s.source.wide || s.space.foreign {
+		s.atts[0].tap.adjust()
+		return
+	}
+	v := s.space.now.Load()
+	for _, name := range s.source.items {
+		if i := v.named(name); i != nil && !s.attachedTo(i.index) {
+			s.catchUp(i)
+		}
+	}
+}
+
+// letGo leaves the taps that have ended.
+func (s *Subscription) letGo() {
+	for _, a := range slices.Clone(s.atts) {
+		if a.tap.index != 0 && a.tap.ended() {
+			s.detach(a)
+			s.say(a.tap.name + " is gone")
+		}
+	}
+}
+
+func (s *Subscription) attachedTo(index int) bool {
+	return slices.ContainsFunc(s.atts, func(a *attachment) bool { return a.tap.index == index })
+}
+
+func (s *Subscription) catchUp(i *iface) {
+	switch err := s.attachTo(i.index, i.name); {
+	case errors.Is(err, syscall.ENODEV): // gone again, as rtnetlink will tell
+	case err != nil:
+		s.say(err.Error())
+	default:
+		s.say(i.name + " is there")
+	}
+}
+
+// say tells whoever wants to know what happens to the capture.
+func (s *Subscription) say(cause string) {
+	s.mu.Lock()
+	tell := s.tell
+	s.mu.Unlock()
+	if tell != nil {
+		tell(cause)
+	}
+}
+
+// Tell has f called, from another goroutine, with what happens to the capture's
+// interfaces and files. f must not call the subscription's methods but View.
+func (s *Subscription) Tell(f func(cause string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tell = f
+}
+
+// newStream makes the stream of an interface; mu is held.
+func (s *Subscription) newStream(i *iface, link pcapng.LinkType) *stream {
+	if st := s.streams[i]; st != nil {
+		return st
+	}
+	st := &stream{iface: i, native: link, link: link, start: time.Now().UnixNano()}
+	st.wanted = s.source.matches(i.name) || !s.source.wide && !s.space.foreign // one that was renamed stays
+	if s.cooks() {
+		st.link = pcapng.LinuxSLL2
+	}
+	s.streams[i] = st
+	return st
+}
+
+// cooks tells whether packets get a header of SLL2: a pcap file has one link type.
+func (s *Subscription) cooks() bool { return s.spec.Format == model.FormatPcap && s.source.wide }
+
+// describe has the store know of an interface; mu is held.
+func (s *Subscription) describe(st *stream) {
+	if st.described {
+		return
+	}
+	st.described, st.id = true, uint32(len(s.ids))
+	s.ids = append(s.ids, st)
+	s.store.describe(&pcapng.Interface{Link: st.link, Snaplen: uint32(s.snaplen), Name: st.iface.name, Filter: s.judge.text})
+}
+
+// passes asks the filter, that of the packet's time.
+func (s *Subscription) passes(st *stream, f *ring.Frame) bool {
+	j := s.judge
+	if f.Time <= s.since {
+		j = s.before
+	}
+	if st.judge != j {
+		st.judge, st.program = j, j.of(st.native)
+	}
+	return st.program != nil && st.program.Match(f.Data, f.Len)
+}
+
+// kernelPrograms are the filters that a tap must let through, for frames of a link
+// type; a filter that takes none of them has none.
+func (s *Subscription) kernelPrograms(link pcapng.LinkType) []*filter.Program {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*filter.Program
+	for _, j := range []*judge{s.judge, s.next} {
+		if j == nil {
+			continue
+		}
+		if p := j.of(link); p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// SetFilter replaces the filter: packets from now on are judged by the new one, those
+// from before by the old one, and none is lost to anybody. Errors are
+// *families.SyntaxError, and net.ErrClosed when the capture has ended.
+func (s *Subscription) SetFilter(text string) error {
+	s.tie.Lock()
+	defer s.tie.Unlock()
+	if s.gone {
+		return net.ErrClosed
+	}
+	j, err := newJudge(text, s.mainLink())
+	if err != nil {
+		return err
+	}
+	s.turn(func() { s.next = j })
+	s.turn(func() { s.before, s.judge, s.next, s.since = s.judge, j, nil, time.Now().UnixNano() })
+	return nil
+}
+
+// turn changes the filters, and has the kernel know.
+func (s *Subscription) turn(change func()) {
+	s.mu.Lock()
+	change()
+	s.mu.Unlock()
+	for _, a := range s.atts {
+		a.tap.adjust()
+	}
+}
+
+// mainLink is the link type for which a filter must make sense; tie is held.
+func (s *Subscription) mainLink() pcapng.LinkType {
+	if len(s.atts) == 0 {
+		return pcapng.Ethernet
+	}
+	return s.atts[0].tap.link()
+}
+
+// lost is all that was, mu is held.
+func (s *Subscription) lost() uint64 { return s.kernel + uint64(s.daemon+s.subscriber) }
+
+// keep stores a frame, or counts its loss; mu is held.
+func (s *Subscription) keep(st *stream, f *ring.Frame) {
+	s.describe(st)
+	s.received++
+	st.received++
+	lost := s.lost()
+	data, length := f.Data, f.Len
+	if st.link != st.native {
+		s.cooked = cook(s.cooked[:0], f, st.native)
+		length += len(s.cooked) - len(data)
+		data = s.cooked
+	}
+	s.packet = pcapng.Packet{
+		Interface: st.id, Time: f.Time, Data: data[:min(len(data), s.snaplen)], Len: length,
 		Direction: direction(f.Type), Reception: receptions[f.Type&7], Dropped: lost - s.told,
 	}
-	size := pcapng.PacketLen(len(p.Data), p.Dropped != 0)
-	switch {
-	case len(s.queue)+size > s.tap.hub.limits.queue:
-		s.counts.subscriber++
+	switch s.store.add(&s.packet) {
+	case noRoom:
+		s.subscriber++
+		st.lost++
 		return
-	case s.tap.hub.queued.Load()+int64(added+size) > int64(s.tap.hub.limits.queues):
-		s.counts.daemon++
+	case noMemory:
+		s.daemon++
+		st.lost++
 		return
 	}
-	s.queue = pcapng.AppendPacket(s.queue, &p)
 	s.told = lost
-	s.frames++
 	s.taken++
 	s.full = s.taken == s.spec.Count // never when there is no Count
 }
@@ -191,33 +339,39 @@ var receptions = [8]pcapng.Reception{
 
 // View is the capture as it stands; the daemon adds ID and Owner.
 func (s *Subscription) View() model.Capture {
-	s.mu.Lock()
-	over := s.state == left
-	s.mu.Unlock()
-	if !over {
-		s.countKernel()
-	}
+	s.countKernel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return model.Capture{
 		Source:            s.spec.Source,
-		Filter:            s.program.String(),
-		Received:          s.counts.received,
-		Delivered:         s.counts.delivered,
+		Filter:            s.judge.text,
+		Received:          s.received,
+		Delivered:         s.delivered,
 		DroppedKernel:     int64(s.kernel),
-		DroppedDaemon:     s.counts.daemon,
-		DroppedSubscriber: s.counts.subscriber,
+		DroppedDaemon:     s.daemon,
+		DroppedSubscriber: s.subscriber,
 	}
 }
 
-// countKernel asks the kernel for its drops, without a lock held.
+// countKernel asks the kernel for its drops, with no lock of the readers' held.
 func (s *Subscription) countKernel() {
-	drops := s.tap.ring.Stats().Drops
+	for _, a := range s.attached() {
+		s.countDrops(a)
+	}
+}
+
+// attached are the attachments of now.
+func (s *Subscription) attached() []*attachment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if drops > s.base && s.state != left {
-		s.kernel = max(s.kernel, drops-s.base)
-	}
+	return slices.Clone(s.atts)
+}
+
+func (s *Subscription) countDrops(a *attachment) {
+	drops := a.tap.drops()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.note(drops)
 }
 
 // Close ends the capture: Run, if somebody runs it, completes the file and
@@ -237,39 +391,53 @@ func (s *Subscription) Close() error {
 	if idle {
 		s.finish()
 		s.discard()
-		s.tap.hub.giveBack()
+		s.hub.giveBack()
 	}
 	return nil
 }
 
+// Done is closed once the capture has ended: nothing more is taken in.
+func (s *Subscription) Done() <-chan struct{} { return s.ended }
+
 // discard counts what is queued as lost to a writer that failed or never was.
 func (s *Subscription) discard() {
+	if s.queue == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counts.subscriber += s.frames
-	s.tap.hub.queued.Add(-int64(len(s.queue)))
-	s.frames = 0
-	s.releaseLocked()
+	s.subscriber += s.queue.discard()
 }
 
-// releaseLocked forgets the buffers, for good.
-func (s *Subscription) releaseLocked() { s.queue, s.spare = nil, nil }
-
-// release forgets the buffers of a capture that has been written to its end.
-func (s *Subscription) release() {
-	s.mu.Lock()
-	s.releaseLocked()
-	s.mu.Unlock()
-	s.tap.hub.giveBack()
-}
-
-// finish takes the subscription off its tap: its counts are final then. What is
-// still queued can be flushed.
+// finish takes the subscription off its taps: its counts are final then. What is
+// still stored can be read, with the statistics at its end.
 func (s *Subscription) finish() {
-	s.tap.remove(s)
-	s.countKernel()
+	s.space.remove(s)
+	s.leaveTaps()
 	s.mu.Lock()
 	s.state = left
+	s.sumUp()
 	s.mu.Unlock()
-	s.tap.hub.leave(s.tap)
+	close(s.ended)
+	s.hub.leave(s.space)
+}
+
+// detach leaves one tap; tie is held.
+func (s *Subscription) detach(a *attachment) {
+	a.tap.remove(a)
+	s.countDrops(a)
+	s.mu.Lock()
+	s.atts = slices.DeleteFunc(s.atts, func(o *attachment) bool { return o == a })
+	s.mu.Unlock()
+	s.space.leave(a.tap)
+}
+
+// leaveTaps leaves all taps, and enters none any more.
+func (s *Subscription) leaveTaps() {
+	s.tie.Lock()
+	defer s.tie.Unlock()
+	s.gone = true
+	for _, a := range slices.Clone(s.atts) {
+		s.detach(a)
+	}
 }

@@ -2,156 +2,357 @@ package capture
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
+	"github.com/sockd/sockd/families"
+	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/filter"
+	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/sockd/sockd/families/packet/ring"
-	"golang.org/x/net/bpf"
 )
 
-// tap is one interface's ring and who listens to it.
+// tap is the ring of one interface, or of all, and who listens to it. With a fanout it
+// is several rings, each of which has a part of the flows.
 type tap struct {
-	hub   *Hub
-	iface ring.Interface
-	bytes int // of memory that the hub set aside
-	users int // guarded by hub.mu
+	space *space
+	index int // 0: all interfaces
+	name  string
+	want  int // rings
+	users int // guarded by space.mu
 
-	opened  chan struct{} // closed when ring or openErr is set
-	ring    *ring.Ring
+	opened  chan struct{} // closed when rings or openErr is set
+	rings   []*ring.Ring
+	bytes   int // of memory that the hub set aside
 	openErr error
 
-	done    chan struct{} // closed when the reader has ended, and readErr says why
-	readErr error
+	done    chan struct{} // closed when the readers have ended
+	reading atomic.Int32  // readers
+	readErr atomic.Pointer[error]
 
-	subs atomic.Pointer[[]*Subscription] // never changed in place; replaced under tune
+	atts atomic.Pointer[[]*attachment] // never changed in place; replaced under tune
 
 	// tune guards what follows, and is held across the system calls that set it: two
 	// at once would leave the kernel with the wrong one.
-	tune     sync.Mutex
-	filtered bool   // filter holds; before, the kernel rejects all
-	filter   string // what the kernel filters by; "" is everything
-	promisc  bool
+	tune    sync.Mutex
+	tuned   bool // kernel is set; before, the kernel rejects all
+	kernel  string
+	promisc map[int]bool // the interfaces that are promiscuous for us
 }
 
-func newTap(h *Hub, iface ring.Interface, bytes int) *tap {
-	t := &tap{hub: h, iface: iface, bytes: bytes, opened: make(chan struct{}), done: make(chan struct{})}
-	t.subs.Store(new([]*Subscription))
+func newTap(s *space, index int, name string, rings int) *tap {
+	t := &tap{space: s, index: index, name: name, want: rings, opened: make(chan struct{}), done: make(chan struct{}), promisc: map[int]bool{}}
+	t.atts.Store(new([]*attachment))
 	return t
 }
 
-// open opens the ring, closed to all packets, and starts its reader.
+// open opens the rings, closed to all packets, and starts their readers.
 func (t *tap) open() {
 	defer close(t.opened)
-	size := t.hub.limits.blockSize
-	t.ring, t.openErr = ring.Open(t.iface.Name, ring.Config{BlockSize: size, Blocks: t.bytes / size, NoPromisc: true, Filter: ring.RejectAll})
+	t.space.hub.inside(func() { t.openErr = t.openRings() })
 	if t.openErr != nil {
+		t.closeRings()
 		close(t.done)
 		return
 	}
-	t.hub.log.Debug("ring opened", slog.String("interface", t.iface.Name), slog.Int("bytes", t.ring.Bytes()))
-	go t.read()
+	t.space.hub.log.Debug("ring opened", slog.String("interface", t.name), slog.Int("rings", len(t.rings)), slog.Int("bytes", t.bytes))
+	t.reading.Store(int32(len(t.rings)))
+	for _, r := range t.rings {
+		go t.read(r)
+	}
 }
 
-// close closes the ring and waits for the reader. When it returns, the socket and
-// its memory are gone.
+func (t *tap) openRings() error {
+	h := t.space.hub
+	cfg := ring.Config{BlockSize: h.limits.blockSize, NoPromisc: true, Filter: ring.RejectAll}
+	var ok bool
+	if t.bytes, ok = h.reserve(); !ok {
+		return &families.OpError{Op: "capture", Family: "packet", Addr: t.name, Err: syscall.ENOBUFS}
+	}
+	cfg.Blocks = max(t.bytes/h.limits.blockSize/t.want, leastBlocks)
+	if t.want > 1 {
+		cfg.Fanout = h.fanoutGroup()
+	}
+	for range t.want {
+		r, err := t.openRing(cfg)
+		if err != nil {
+			return err
+		}
+		t.rings = append(t.rings, r)
+	}
+	return nil
+}
+
+func (t *tap) openRing(cfg ring.Config) (*ring.Ring, error) {
+	if !t.space.foreign {
+		return t.openOwn(cfg)
+	}
+	fd := t.space.borrow()
+	if fd == model.NoFD {
+		return nil, &families.OpError{Op: "capture", Family: "packet", Addr: t.name, Err: syscall.EBADF}
+	}
+	r, err := ring.OpenFD(fd, t.name, cfg)
+	if err != nil {
+		_ = syscall.Close(fd) // a socket without packets
+	}
+	return r, err
+}
+
+// openOwn opens a ring by the interface's name, which may have become another one's
+// since rtnetlink told of it.
+func (t *tap) openOwn(cfg ring.Config) (*ring.Ring, error) {
+	r, err := ring.Open(t.name, cfg)
+	if err == nil && r.Interface().Index != t.index {
+		_ = r.Close() // it is on the wrong interface
+		return nil, noInterface(t.name)
+	}
+	return r, err
+}
+
+func (t *tap) closeRings() {
+	for _, r := range t.rings {
+		_ = r.Close() // nothing is left to be written
+	}
+	t.space.hub.giveRing(t.bytes)
+}
+
+// close closes the rings and waits for their readers. When it returns, the sockets and
+// their memory are gone.
 func (t *tap) close() {
 	if t.openErr != nil {
 		return
 	}
-	_ = t.ring.Close() // nothing is left to be written
+	t.closeRings()
 	<-t.done
-	t.hub.log.Debug("ring closed", slog.String("interface", t.iface.Name))
+	t.space.hub.log.Debug("ring closed", slog.String("interface", t.name))
 }
 
-// read hands blocks out until the ring is closed or the interface is gone.
-func (t *tap) read() {
-	defer close(t.done)
+// read hands the blocks of a ring out until it is closed or the interface is gone.
+func (t *tap) read(r *ring.Ring) {
+	defer t.readerEnded()
 	for {
-		b, err := t.ring.Next()
+		b, err := r.Next()
 		if err != nil {
-			t.readErr = err
-			t.hub.forget(t)
+			t.readErr.Store(&err)
 			if !errors.Is(err, net.ErrClosed) {
-				t.hub.log.Warn("capture ended", slog.String("interface", t.iface.Name), slog.Any("error", err))
+				t.space.hub.log.Info("interface is gone", slog.String("interface", t.name), slog.Any("error", err))
 			}
 			return
 		}
-		t.deliver(&b)
-		b.Release()
+		t.deliver(r, &b)
 	}
 }
 
-// deliver copies a block to each queue that wants any of it.
-func (t *tap) deliver(b *ring.Block) {
+// readerEnded tells that the tap has, when it is the last reader of it.
+func (t *tap) readerEnded() {
+	if t.reading.Add(-1) > 0 {
+		return
+	}
+	close(t.done)
+	t.space.tapEnded(t)
+}
+
+// deliver copies a block to each store that wants any of it. A store that takes
+// whole blocks comes last, because it may keep this one, and change it.
+func (t *tap) deliver(r *ring.Ring, b *ring.Block) {
 	if b.Losing() {
-		t.ring.Stats()
+		r.Stats()
 	}
-	drops := t.ring.Dropped()
-	for _, s := range t.subscriptions() {
-		s.take(b, drops)
+	drops := t.dropped()
+	var taker *attachment
+	for _, a := range *t.atts.Load() {
+		if taker == nil && a.sub.takesBlocks.Load() {
+			taker = a
+			continue
+		}
+		a.take(b, drops)
 	}
+	if taker != nil && taker.takeWhole(b, drops) {
+		return
+	}
+	b.Release()
 }
 
-func (t *tap) subscriptions() []*Subscription { return *t.subs.Load() }
+// dropped is what the kernel has dropped, as known last.
+func (t *tap) dropped() (n uint64) {
+	for _, r := range t.rings {
+		n += r.Dropped()
+	}
+	return n
+}
+
+// drops asks the kernel.
+func (t *tap) drops() (n uint64) {
+	for _, r := range t.rings {
+		n += r.Stats().Drops
+	}
+	return n
+}
+
+// idle tells whether everything that the kernel has put into the rings was handed out.
+func (t *tap) idle() bool {
+	return !slices.ContainsFunc(t.rings, func(r *ring.Ring) bool { return !r.Idle() })
+}
+
+// ended tells whether the tap's readers have.
+func (t *tap) ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
 
 // add lets a subscription have the packets from now on.
-func (t *tap) add(s *Subscription) error {
+func (t *tap) add(a *attachment) error {
 	t.tune.Lock()
 	defer t.tune.Unlock()
-	subs := append(slices.Clone(t.subscriptions()), s)
-	if err := t.retune(subs); err != nil {
+	atts := append(slices.Clone(*t.atts.Load()), a)
+	if err := t.retune(atts); err != nil {
 		return err
 	}
-	s.begin(t.ring.Stats().Drops)
-	t.subs.Store(&subs)
+	a.begin(t.drops())
+	t.atts.Store(&atts)
 	return nil
 }
 
 // remove ends that. The kernel goes on with what the others want.
-func (t *tap) remove(s *Subscription) {
+func (t *tap) remove(a *attachment) {
 	t.tune.Lock()
 	defer t.tune.Unlock()
-	subs := slices.DeleteFunc(slices.Clone(t.subscriptions()), func(o *Subscription) bool { return o == s })
-	t.subs.Store(&subs)
-	if len(subs) == 0 {
+	atts := slices.DeleteFunc(slices.Clone(*t.atts.Load()), func(o *attachment) bool { return o == a })
+	t.atts.Store(&atts)
+	if len(atts) == 0 || t.ended() {
 		return // the ring is about to be closed
 	}
-	if err := t.retune(subs); err != nil {
-		// More than is wanted still arrives, and is dropped here.
-		t.hub.log.Debug("ring not narrowed", slog.String("interface", t.iface.Name), slog.Any("error", err))
+	t.try(atts)
+}
+
+// adjust sets the kernel to what is wanted now that somebody's wishes have changed, or
+// the interfaces.
+func (t *tap) adjust() {
+	t.tune.Lock()
+	defer t.tune.Unlock()
+	if !t.ended() {
+		t.try(*t.atts.Load())
 	}
 }
 
-// retune sets the kernel's filter to the one that all have, or to none, and
-// promiscuous mode when one wants it. t.tune is held.
-func (t *tap) retune(subs []*Subscription) error {
-	promisc := slices.ContainsFunc(subs, func(s *Subscription) bool { return !s.spec.NoPromisc })
-	if promisc != t.promisc {
-		if err := t.ring.SetPromisc(promisc); err != nil {
-			return err
-		}
-		t.promisc = promisc
+// try is retune where a failure does no harm: more than is wanted still arrives, and
+// is dropped here.
+func (t *tap) try(atts []*attachment) {
+	if err := t.retune(atts); err != nil {
+		t.space.hub.log.Debug("ring not tuned", slog.String("interface", t.name), slog.Any("error", err))
 	}
-	program := subs[0].program
-	for _, s := range subs {
-		if s.program.String() != program.String() {
-			return t.setFilter("", nil)
-		}
-	}
-	return t.setFilter(program.String(), program.Kernel())
 }
 
-// setFilter makes the kernel filter by code, known by its text; nil takes all.
-func (t *tap) setFilter(text string, code []bpf.RawInstruction) error {
-	if t.filtered && t.filter == text {
+// retune sets the kernel's filter to the union of all, and promiscuous mode where
+// somebody wants it. t.tune is held.
+func (t *tap) retune(atts []*attachment) error {
+	return errors.Join(t.setPromisc(atts), t.setFilter(atts))
+}
+
+// setPromisc asks for it, or takes it back, interface by interface.
+func (t *tap) setPromisc(atts []*attachment) error {
+	want := map[int]bool{}
+	for _, a := range atts {
+		if !a.sub.spec.NoPromisc {
+			t.addWanted(want, a.sub)
+		}
+	}
+	v := t.space.now.Load()
+	var errs []error
+	for index := range t.promisc {
+		if !want[index] {
+			delete(t.promisc, index)
+			if i := v.byIndex[index]; i != nil && !i.gone.Load() { // else it has taken its mode with it
+				errs = append(errs, t.rings[0].SetPromiscOn(index, false))
+			}
+		}
+	}
+	for index := range want {
+		if t.promisc[index] {
+			continue
+		}
+		if err := t.rings[0].SetPromiscOn(index, true); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		t.promisc[index] = true
+	}
+	return errors.Join(errs...)
+}
+
+// addWanted adds the interfaces that a subscription has of this tap.
+func (t *tap) addWanted(to map[int]bool, s *Subscription) {
+	if t.index != 0 {
+		to[t.index] = true
+		return
+	}
+	for _, i := range t.space.now.Load().list {
+		if s.source.matches(i.name) {
+			to[i.index] = true
+		}
+	}
+}
+
+// setFilter makes the kernel filter by the union of what all want. The key says which
+// one, so that nothing is set twice.
+func (t *tap) setFilter(atts []*attachment) error {
+	var programs []*filter.Program
+	key := ""
+	for _, a := range atts {
+		for _, p := range a.sub.kernelPrograms(t.link()) {
+			programs = append(programs, p)
+			key += p.String() + "\x00"
+		}
+	}
+	scope := t.scope(atts, &key)
+	if t.tuned && t.kernel == key {
 		return nil
 	}
-	if err := t.ring.SetFilter(code); err != nil {
-		return err
+	code := filter.Union(programs, scope)
+	for _, r := range t.rings {
+		if err := r.SetFilter(code); err != nil {
+			return err
+		}
 	}
-	t.filtered, t.filter = true, text
+	t.tuned, t.kernel = true, key
 	return nil
+}
+
+// scope says of which interfaces the kernel shall take packets.
+func (t *tap) scope(atts []*attachment, key *string) filter.Scope {
+	if t.index != 0 {
+		return filter.Scope{}
+	}
+	scope := filter.Scope{Mixed: true}
+	want := map[int]bool{}
+	for _, a := range atts {
+		if a.sub.source.all() {
+			return scope
+		}
+		t.addWanted(want, a.sub)
+	}
+	scope.Interfaces, scope.Known = slices.Sorted(maps.Keys(want)), t.space.now.Load().greatest()
+	if scope.Interfaces == nil {
+		scope.Interfaces = []int{}
+	}
+	*key += fmt.Sprint(scope.Interfaces, scope.Known)
+	return scope
+}
+
+// link is the link type that programs for the kernel are of.
+func (t *tap) link() pcapng.LinkType {
+	if t.index == 0 {
+		return pcapng.Ethernet
+	}
+	return t.rings[0].Interface().Link
 }

@@ -17,9 +17,12 @@ import (
 
 // Config is all that was read.
 type Config struct {
-	Daemon   Daemon
-	Relays   []Relay // by name
-	Problems []Problem
+	Daemon    Daemon
+	Relays    []Relay    // by name
+	Recorders []Recorder // by name
+	Problems  []Problem
+	// BrokenRecorders are the names of recorders whose files cannot be used.
+	BrokenRecorders []string
 	// Broken are the names of relays whose files cannot be used: what runs under
 	// such a name is to be left as it is.
 	Broken []string
@@ -114,14 +117,16 @@ func Load(dirs []string) Config {
 	var c Config
 	c.loadDaemon(dirs)
 	c.loadRelays(dirs)
+	c.loadRecorders(dirs)
 	return c
 }
 
-// LoadState reads the relays that Save wrote below dir.
+// LoadState reads the relays and recorders that Save and SaveRecorder wrote below dir.
 func LoadState(dir string) Config {
 	var c Config
 	if dir != "" {
 		c.loadRelays([]string{dir})
+		c.loadRecorders([]string{dir})
 	}
 	return c
 }
@@ -217,9 +222,14 @@ func (c *Config) loadRelays(dirs []string) {
 	}
 }
 
+// badName is the problem of a file whose name is none of a relay or recorder.
+func badName(file, name string) []Problem {
+	return []Problem{{File: file, Err: &families.SyntaxError{What: "name", Text: name, Why: "want a letter or _, then letters, digits, _ . -, 64 at most"}}}
+}
+
 func readRelay(dirs []string, name, file string) (Relay, []Problem) {
 	if !model.ValidName(name) {
-		return Relay{}, []Problem{{File: file, Err: &families.SyntaxError{What: "name", Text: name, Why: "want a letter or _, then letters, digits, _ . -, 64 at most"}}}
+		return Relay{}, badName(file, name)
 	}
 	settings, problems := readAll(dirs, file, filepath.Join("relays.d", name+".conf.d"), "Relay")
 	lines := len(problems) == 0 // else what seems to be missing may stand in a line that does not parse
@@ -348,7 +358,7 @@ func trusted(file string) error {
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || stat.Uid != 0 && stat.Uid != uint32(os.Geteuid()) || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("a unix path may stand only in a file that root or the daemon's own user alone can write: %w", syscall.EPERM)
+		return fmt.Errorf("a path may stand only in a file that root or the daemon's own user alone can write: %w", syscall.EPERM)
 	}
 	return nil
 }

@@ -4,8 +4,9 @@
 //
 //	sockd.conf        [Daemon] LogLevel= MaxSockets=
 //	relays.d/NAME.conf [Relay] From= To= Balance= MaxConns= ConnectTimeout= Idle= HalfClose=
+//	recorders.d/NAME.conf [Recorder] Source= Filter= Last= Bytes= File= Trigger= ...
 //
-// Both are looked for in several directories. The file of the last directory that
+// All are looked for in several directories. The file of the last directory that
 // has one counts, and a link to /dev/null there masks the others. The files of
 // FILE.d/*.conf change single keys, by the order of their names; they too replace
 // and mask each other by name. Of a key given twice the last one counts; To= is a

@@ -50,14 +50,19 @@ func Format(spec model.RelaySpec) string {
 	if spec.Pass != "" {
 		add("Pass", spec.Pass)
 	}
+	return serialize(opts)
+}
+
+func serialize(opts []*unit.UnitOption) string {
 	text, _ := io.ReadAll(unit.Serialize(opts)) // it reads memory
 	return string(text)
 }
 
-// endpoint prints e for a line of its own, where spaces at the end are cut off
+func endpoint(e families.Endpoint) string { return line(e.String()) }
+
+// line prints escaped text for a line of its own, where spaces at the end are cut off
 // and a backslash at the end would join the next line to it.
-func endpoint(e families.Endpoint) string {
-	s := e.String()
+func line(s string) string {
 	if spaces := s[len(strings.TrimRight(s, " ")):]; spaces != "" {
 		s = s[:len(s)-len(spaces)] + strings.Repeat(`\x20`, len(spaces))
 	}
@@ -70,43 +75,57 @@ func endpoint(e families.Endpoint) string {
 // Save writes a relay below dir, as relays.d/NAME.conf: whole or not at all, also
 // if the power goes. It returns the file's path.
 func Save(dir string, spec model.RelaySpec) (string, error) {
-	file, err := stateFile(dir, spec.Name)
+	return relayFiles.save(dir, spec.Name, Format(spec))
+}
+
+// A folder is one kind of object that the state directory keeps.
+type folder struct{ kind, dir, section string }
+
+var (
+	relayFiles    = folder{"relay", "relays.d", "Relay"}
+	recorderFiles = folder{"recorder", "recorders.d", "Recorder"}
+)
+
+// save writes the text of one object: whole or not at all.
+func (f folder) save(dir, name, text string) (string, error) {
+	file, err := f.file(dir, name)
 	if err != nil {
 		return "", err
 	}
-	text := Format(spec)
-	if _, problems := parseUnit(file, text, "Relay"); len(problems) > 0 {
-		return "", fmt.Errorf("save relay %s: %w", spec.Name, problems[0]) // a line too long for systemd's syntax
+	if _, problems := parseUnit(file, text, f.section); len(problems) > 0 {
+		return "", fmt.Errorf("save %s %s: %w", f.kind, name, problems[0]) // a line too long for systemd's syntax
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return "", fmt.Errorf("save relay %s: %w", spec.Name, err)
+		return "", fmt.Errorf("save %s %s: %w", f.kind, name, err)
 	}
 	if err := writeAtomically(file, text); err != nil {
-		return "", fmt.Errorf("save relay %s: %w", spec.Name, err)
+		return "", fmt.Errorf("save %s %s: %w", f.kind, name, err)
 	}
 	return file, nil
 }
 
 // Remove deletes what Save wrote. A relay that was never saved is no error.
-func Remove(dir, name string) error {
-	file, err := stateFile(dir, name)
+func Remove(dir, name string) error { return relayFiles.remove(dir, name) }
+
+func (f folder) remove(dir, name string) error {
+	file, err := f.file(dir, name)
 	if err != nil {
 		return err
 	}
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget relay %s: %w", name, err)
+		return fmt.Errorf("forget %s %s: %w", f.kind, name, err)
 	}
 	return nil
 }
 
-func stateFile(dir, name string) (string, error) {
+func (f folder) file(dir, name string) (string, error) {
 	if dir == "" {
-		return "", fmt.Errorf("relay %s: there is no state directory to keep it in: %w", name, families.ErrNotSupported)
+		return "", fmt.Errorf("%s %s: there is no state directory to keep it in: %w", f.kind, name, families.ErrNotSupported)
 	}
 	if !model.ValidName(name) {
-		return "", &families.SyntaxError{What: "name", Text: name, Why: "no relay can have this name"}
+		return "", &families.SyntaxError{What: "name", Text: name, Why: "no " + f.kind + " can have this name"}
 	}
-	return filepath.Join(dir, "relays.d", name+".conf"), nil
+	return filepath.Join(dir, f.dir, name+".conf"), nil
 }
 
 // writeAtomically writes beside file and renames; the folder is synced too, since

@@ -127,16 +127,28 @@ type Capture struct {
 	DroppedSubscriber int64  `json:"dropped_subscriber"`
 }
 
+// Interface is a network interface of the daemon's host that can be captured on.
+type Interface struct {
+	Index    int64  `json:"index"` // 0: any, which is all of them
+	Name     string `json:"name"`
+	LinkType string `json:"link_type"` // what its frames begin with, as tcpdump -L has it
+	MTU      int64  `json:"mtu"`
+	Up       bool   `json:"up"`      // the administrator wants it to work
+	Running  bool   `json:"running"` // and it does
+	Loopback bool   `json:"loopback"`
+	MAC      string `json:"mac,omitempty"`
+}
+
 // Event is a change, as watch prints it. In the snapshot that comes first every
 // event is "present"; {"event":"ready"} ends it.
 type Event struct {
 	Time  time.Time `json:"time,omitzero"`
-	Event string    `json:"event"` // present ready opened bound listening connected accepted closed added changed removed dropped (a relay lost something: Cause says by which name it is counted; once a second each) lost ...
+	Event string    `json:"event"` // present ready opened bound listening connected accepted closed added changed removed dropped (a relay lost something: Cause says by which name it is counted; once a second each) dumped (a recorder wrote what it has: Cause says why and where) lost ...
 	ID    ID        `json:"id,omitempty"`
 	Cause string    `json:"cause,omitempty"`
-	// Object is the Socket, Relay, Session or Capture after the change.
+	// Object is the Socket, Relay, Session, Capture or Recorder after the change.
 	Object json.RawMessage `json:"object,omitempty"`
-	// Kind says what Object is: socket relay session capture.
+	// Kind says what Object is: socket relay session capture recorder.
 	Kind string `json:"kind,omitempty"`
 }
 
@@ -152,6 +164,7 @@ type Status struct {
 	Relays    int64         `json:"relays"`
 	Sessions  int64         `json:"sessions"`
 	Captures  int64         `json:"captures"`
+	Recorders int64         `json:"recorders"`
 	Callers   int64         `json:"callers"` // connections to the control socket
 	Families  []string      `json:"families"`
 	Missing   []Missing     `json:"missing"`   // what the daemon cannot do, and what would allow it

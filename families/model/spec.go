@@ -50,7 +50,8 @@ const (
 
 // CaptureSpec is what `capture` asks for.
 type CaptureSpec struct {
-	Source    string // IFNAME or "any"
+	Source    string // interface names, globs and "any", with commas between
+	Wait      bool   // wait for the interfaces named in Source that are not there yet
 	Filter    string // the words, joined by spaces; "" takes all
 	Direction string // "", in, out or inout
 	Snaplen   int    // 0: 262144
@@ -58,6 +59,55 @@ type CaptureSpec struct {
 	NoPromisc bool   // -p: drop PACKET_OTHERHOST for this subscriber
 	Duration  time.Duration
 	Comment   string
+	Format    string // "": pcapng; FormatPcap
+	Queue     int64  // bytes that may wait for the subscriber; 0: the daemon's default
+	// Rings asks for a PACKET_FANOUT group of so many rings where no ring is open yet;
+	// 0: one.
+	Rings int
+	// Elsewhere is the network namespace of the interfaces; nil: the daemon's own.
+	Elsewhere *Namespace
+}
+
+// FormatPcap is the format of classic pcap files, with nanoseconds.
+const FormatPcap = "pcap"
+
+// Namespace is another network namespace, by sockets that the caller opened in it.
+// Who starts something there owns them on success.
+type Namespace struct {
+	Name     string
+	PacketFD int // AF_PACKET, SOCK_RAW, protocol 0
+	RouteFD  int // AF_NETLINK, NETLINK_ROUTE
+}
+
+// FileSpec says how a capture is cut into files.
+type FileSpec struct {
+	Size  int64         // no file is longer, in bytes; 0: no bound
+	Every time.Duration // a new file at each multiple of it since midnight by Zones, whole seconds; 0: none
+	Zones []Zone        // of who names the files, in order of From; none: UTC
+	Files int64         // the capture ends after so many; 0: no end
+}
+
+// MinFileSize is the least FileSpec.Size: what a file begins and ends with, and a packet
+// of an ordinary network.
+const MinFileSize = 4096
+
+// Zone is an offset from UTC and the moment from which it holds.
+type Zone struct {
+	From   int64 `json:"from"`   // seconds since 1970
+	Offset int   `json:"offset"` // seconds east of UTC
+}
+
+// FileReport tells of a file that is complete; with Reason error, once for each file, of
+// one that can no longer be written: its end is missing so far, and packets are lost and
+// counted until there is room again.
+type FileReport struct {
+	Bytes   int64     `json:"bytes"`
+	Packets int64     `json:"packets"`
+	Begun   time.Time `json:"begun"` // where its interval begins, or its first packet
+	First   time.Time `json:"first,omitzero"`
+	Last    time.Time `json:"last,omitzero"`
+	Reason  string    `json:"reason"`          // size time end error
+	Error   string    `json:"error,omitempty"` // what was last in the way of writing it
 }
 
 // AttachSpec is what `attach` asks for: ID, or Endpoint that is dialled and

@@ -15,27 +15,32 @@ type Option struct {
 // Listing is every object of the kinds that were asked for, each sorted by ID.
 // The lists are never nil.
 type Listing struct {
-	Sockets  []Socket  `json:"sockets"`
-	Relays   []Relay   `json:"relays"`
-	Sessions []Session `json:"sessions"`
-	Captures []Capture `json:"captures"`
+	Sockets   []Socket   `json:"sockets"`
+	Relays    []Relay    `json:"relays"`
+	Sessions  []Session  `json:"sessions"`
+	Captures  []Capture  `json:"captures"`
+	Recorders []Recorder `json:"recorders"`
 }
 
 // The kinds of objects.
 const (
-	KindSocket  = "socket"
-	KindRelay   = "relay"
-	KindSession = "session"
-	KindCapture = "capture"
+	KindSocket   = "socket"
+	KindRelay    = "relay"
+	KindSession  = "session"
+	KindCapture  = "capture"
+	KindRecorder = "recorder"
+	// KindInjection is of events alone: an injection is not listed.
+	KindInjection = "injection"
 )
 
 // Object is one object of any kind: Kind says which field is set.
 type Object struct {
-	Kind    string   `json:"kind"`
-	Socket  *Socket  `json:"socket,omitempty"`
-	Relay   *Relay   `json:"relay,omitempty"`
-	Session *Session `json:"session,omitempty"`
-	Capture *Capture `json:"capture,omitempty"`
+	Kind     string    `json:"kind"`
+	Socket   *Socket   `json:"socket,omitempty"`
+	Relay    *Relay    `json:"relay,omitempty"`
+	Session  *Session  `json:"session,omitempty"`
+	Capture  *Capture  `json:"capture,omitempty"`
+	Recorder *Recorder `json:"recorder,omitempty"`
 }
 
 // Attachment is a socket joined to a caller. Run moves bytes between it and conn
@@ -52,9 +57,25 @@ type Attachment interface {
 
 // Capturing is a capture that has started. Run writes pcapng to w until the
 // count, the duration or ctx ends it; all three complete the file. Close frees it.
+//
+// RunFiles is Run into files. next is asked for each when it is to begin, and gives a
+// descriptor that is Capturing's on success; it may wait, in which packets queue, until
+// its context ends. done is told of each file that is complete.
 type Capturing interface {
 	View() Capture
 	Run(ctx context.Context, w io.Writer) error
+	RunFiles(ctx context.Context, spec FileSpec, next func(context.Context) (fd int, err error), done func(FileReport) error) error
+	Close() error
+}
+
+// Sharing is a capture whose packets one program reads from shared memory. Files are
+// what it needs for that, to be passed on before Run, which closes them. Run lets
+// packets come until the count, the duration, the closing of done, or ctx ends it, tells
+// the reader of the end, and waits until left is closed. Close frees it.
+type Sharing interface {
+	View() Capture
+	Files() (data, control, wake int)
+	Run(ctx context.Context, done, left <-chan struct{}) error
 	Close() error
 }
 

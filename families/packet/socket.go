@@ -109,12 +109,19 @@ func (s *Socket) Send(m *families.Msg) (int, error) {
 		return 0, fail("send", "", syscall.ENODEV) // Sockaddr found no such interface
 	}
 	n, err := s.Lossy.Send(m)
-	var op *families.OpError
-	if errors.As(err, &op) && op.Addr != "" {
-		op.Addr = s.NameAddr(m.Peer).String()
+	if err != nil {
+		s.nameIn(err, m.Peer)
 	}
 	m.Peer = peer // m is the caller's
 	return n, err
+}
+
+// nameIn has an error say where a message went as users say it.
+func (s *Socket) nameIn(err error, to families.Name) {
+	var op *families.OpError
+	if errors.As(err, &op) && op.Addr != "" {
+		op.Addr = s.NameAddr(to).String()
+	}
 }
 
 // NameAddr reads a sender's address. An interface that is gone is #INDEX.

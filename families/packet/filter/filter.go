@@ -20,6 +20,9 @@
 // is how libpcap judges frames of a file. So "ip" does not match a tagged frame,
 // "vlan and ip" does, and, as pcap-filter(7) warns, the first "vlan" shifts all
 // that is written to its right.
+//
+// Frames of pcapng.Raw begin with the IP header, which tells its version: words of
+// hardware addresses and VLANs are errors there, and other protocols match nothing.
 package filter
 
 import (
@@ -65,32 +68,8 @@ func (p *Program) String() string { return p.text }
 // the frame, also below a "not".
 func (p *Program) Match(data []byte, length int) bool { return run(p.code, data, uint32(length)) }
 
-// Kernel is a program for the kernel's socket filter that takes every frame that
-// Match takes, and as few others as it can. nil stands for all frames.
-//
-// The kernel sees the frame without a VLAN tag that the card or the driver took
-// out, so that "not ip" would reject there what Match takes: frames with such a
-// tag are all taken. Others look to the kernel as they do to Match.
-func (p *Program) Kernel() []bpf.RawInstruction {
-	if p.text == "" || p.link != pcapng.Ethernet {
-		return nil // in cooked mode the kernel has no header to look at
-	}
-	out := []bpf.RawInstruction{
-		{Op: opLoadWord, K: extVLANTagPresent},
-		{Op: opJumpEqual, K: 0, Jt: 1},
-		{Op: opReturn, K: accept},
-	}
-	for _, i := range p.code {
-		if i.jt > 0xff || i.jf > 0xff {
-			return nil
-		}
-		out = append(out, bpf.RawInstruction{Op: i.op, Jt: uint8(i.jt), Jf: uint8(i.jf), K: i.k})
-	}
-	if len(out) > maxInstructions {
-		return nil
-	}
-	return out
-}
+// Kernel is Union of this program alone, for a socket that is bound to one interface.
+func (p *Program) Kernel() []bpf.RawInstruction { return Union([]*Program{p}, Scope{}) }
 
 // accept is what an accepting program returns: how many bytes are to be kept.
 const accept = 0xffffffff
@@ -98,10 +77,3 @@ const accept = 0xffffffff
 // maxCode bounds a program: a jump of insn reaches no further, and a frame is not
 // worth more steps.
 const maxCode = 1 << 14
-
-// maxInstructions is BPF_MAXINSNS of linux/bpf_common.h.
-const maxInstructions = 4096
-
-// extVLANTagPresent is SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT of linux/filter.h: a load
-// from there tells whether the tag is in the metadata.
-const extVLANTagPresent = 0xfffff000 + 48

@@ -108,6 +108,12 @@ func packets() (out []struct {
 // them, and noise. The first so many are whole and well-formed.
 func corpus(link pcapng.LinkType) (out [][]byte, whole int) {
 	for i, p := range packets() {
+		if link == pcapng.Raw {
+			if p.kind == etherIP || p.kind == etherIP6 {
+				out = append(out, p.payload)
+			}
+			continue
+		}
 		if link == pcapng.LinuxSLL2 {
 			head := make([]byte, pcapng.SLL2HeaderLen)
 			be.PutUint16(head, uint16(p.kind))

@@ -101,7 +101,9 @@ func generate(n node) []insn {
 	g := &generator{}
 	no := g.put(insn{op: opReturn, k: 0})
 	yes := g.put(insn{op: opReturn, k: accept})
-	n.emit(g, yes, no)
+	if first := n.emit(g, yes, no); first != len(g.code)-1 {
+		g.jump(opJumpEqual, 0, first, first) // a part that is constant has no code to begin at
+	}
 	for i, j := 0, len(g.code)-1; i < j; i, j = i+1, j-1 {
 		g.code[i], g.code[j] = g.code[j], g.code[i]
 	}

@@ -45,15 +45,32 @@ func (p *parser) typeAt() uint32 {
 }
 
 func (p *parser) payload(offset uint32) uint32 {
-	if p.link == pcapng.LinuxSLL2 {
+	switch p.link {
+	case pcapng.Raw:
+		return offset
+	case pcapng.LinuxSLL2:
 		return pcapng.SLL2HeaderLen + offset
 	}
 	return 14 + p.shift + offset
 }
 
-// etherType compares the type field.
+// etherType compares the type field, or what stands for it.
 func (p *parser) etherType(k uint32) node {
+	if p.link == pcapng.Raw {
+		return ipVersion(k)
+	}
 	return compare{load: opLoadHalf, at: p.typeAt(), op: opJumpEqual, k: k}
+}
+
+// ipVersion compares the first four bits of an IP header with the version that an
+// EtherType stands for. Frames of other types have no header of their own to be told by, so that
+// there are none where only IP is carried.
+func ipVersion(etherType uint32) node {
+	versions := map[uint32]uint32{etherIP: 0x40, etherIP6: 0x60}
+	if v, ok := versions[etherType]; ok {
+		return compare{load: opLoadByte, at: 0, mask: 0xf0, op: opJumpEqual, k: v}
+	}
+	return invert{always{}}
 }
 
 func (p *parser) payloadByte(offset, k uint32) node {

@@ -18,6 +18,8 @@ type LinkType uint16
 const (
 	// Ethernet frames, also those of a loopback interface.
 	Ethernet LinkType = 1
+	// Raw is IPv4 or IPv6 without anything in front: tunnels, tun, WireGuard.
+	Raw LinkType = 101
 	// LinuxSLL2 is the 20-byte header of packets from several interfaces, or from
 	// one without an Ethernet header.
 	LinuxSLL2 LinkType = 276
@@ -28,6 +30,8 @@ func (l LinkType) String() string {
 	switch l {
 	case Ethernet:
 		return "EN10MB"
+	case Raw:
+		return "RAW"
 	case LinuxSLL2:
 		return "LINUX_SLL2"
 	}

@@ -51,7 +51,12 @@ func (r *Reader) Next(b *Block) error {
 		return err
 	}
 	b.Type = kind
-	switch kind {
+	return r.decode(b, body)
+}
+
+// decode reads a body of the type that b has.
+func (r *Reader) decode(b *Block, body []byte) error {
+	switch b.Type {
 	case SectionBlock:
 		return r.section(b, body)
 	case InterfaceBlock:

@@ -20,7 +20,16 @@ const (
 	sockaddrEnd   = headerLen + unix.SizeofSockaddrLinklayer
 	vlanTagLen    = 4
 	macPairLen    = 12 // destination and source, before the tag
+	frameAlign    = 8  // V3_ALIGNMENT: every header lies so
 )
+
+// reserve is what the kernel leaves in front of a packet beyond its own 16 bytes
+// (tpacket_rcv): the network header comes at 96 + reserve = 102 from the packet's
+// struct tpacket3_hdr, or 16 more where the link header is longer than 28 bytes. So
+// the room between struct sockaddr_ll and the network header always holds a LinuxSLL2
+// header and a VLAN tag (34 of 24 bytes), and that before a link header a tag. And an Ethernet frame
+// begins at 88, or at 84 with its tag put back, which is a place that 32-bit words may have.
+const reserve = 6
 
 // PacketType is sll_pkttype of packet(7): whom a packet was for.
 type PacketType uint8
@@ -37,7 +46,7 @@ const (
 // Frame is one packet. Its memory is the ring's.
 type Frame struct {
 	// Data is the frame as it was on the wire, its VLAN tag put back, or cooked
-	// with a LinuxSLL2 header. It is valid until the block is released.
+	// with a LinuxSLL2 header: see Link. It is valid until the block is released.
 	Data []byte
 	// Len is the frame's length on the wire: more than len(Data) when it was cut.
 	Len int
@@ -46,6 +55,10 @@ type Frame struct {
 	// Ifindex is the interface that it went through.
 	Ifindex int
 	Type    PacketType
+	// Hardware is the ARPHRD_ type of the interface, and Link what Data begins with:
+	// LinkOf(Hardware).
+	Hardware uint16
+	Link     pcapng.LinkType
 	// Loopback tells that the interface is a loopback, where every packet is seen
 	// twice: going out and coming in.
 	Loopback bool
@@ -62,7 +75,7 @@ func (b *Block) desc() *unix.TpacketHdrV1 {
 }
 
 // Len is the number of frames.
-func (b *Block) Len() int { return int(b.desc().Num_pkts) }
+func (b *Block) Len() int { return int(min(b.desc().Num_pkts, uint32(len(b.mem)/sockaddrEnd))) }
 
 // Seq is the kernel's number of the block, from 1, without gaps.
 func (b *Block) Seq() uint64 { return b.desc().Seq_num }
@@ -87,9 +100,11 @@ func (b *Block) Release() {
 //	for it := b.Frames(); it.Next(); {
 //		use(&it.Frame)
 //	}
+//
+// The memory of an adopted socket may be written by others at any time (OpenFD). So each
+// number is read once, checked, and then used, and a walk ends where one makes no sense.
 func (b *Block) Frames() Frames {
-	d := b.desc()
-	return Frames{mem: b.mem, left: d.Num_pkts, at: d.Offset_to_first_pkt}
+	return Frames{mem: b.mem, left: uint32(b.Len()), at: b.desc().Offset_to_first_pkt}
 }
 
 // Frames is a walk over a block.
@@ -107,23 +122,32 @@ func (f *Frames) Next() bool {
 	if h == nil {
 		return false
 	}
-	start := uint32(h.Mac)
-	frame := f.mem[f.at:]
+	start := uint64(f.at) + uint64(h.Mac)
+	end := start + uint64(h.Snaplen)
+	if end > uint64(len(f.mem)) || end < start {
+		f.left = 0
+		return false
+	}
+	hardware := ll.Hatype
 	f.Frame = Frame{
-		Data:     frame[start : start+h.Snaplen : start+h.Snaplen],
+		Data:     f.mem[start:end:end],
 		Len:      int(h.Len),
 		Time:     int64(h.Sec)*1e9 + int64(h.Nsec),
 		Ifindex:  int(ll.Ifindex),
 		Type:     PacketType(ll.Pkttype),
-		Loopback: ll.Hatype == unix.ARPHRD_LOOPBACK,
+		Hardware: hardware,
+		Link:     LinkOf(hardware),
+		Loopback: hardware == unix.ARPHRD_LOOPBACK,
 	}
-	f.at += h.Next_offset
+	f.step(h)
 	return true
 }
 
-// advance reads the headers at the walk's place, which it leaves there.
+// advance reads the headers at the walk's place, which it leaves there. They are nil
+// at the end.
 func (f *Frames) advance() (*unix.Tpacket3Hdr, *unix.RawSockaddrLinklayer) {
-	if f.left == 0 {
+	if f.left == 0 || f.at%frameAlign != 0 || uint64(f.at)+sockaddrEnd > uint64(len(f.mem)) {
+		f.left = 0
 		return nil, nil
 	}
 	f.left--
@@ -131,39 +155,59 @@ func (f *Frames) advance() (*unix.Tpacket3Hdr, *unix.RawSockaddrLinklayer) {
 	return (*unix.Tpacket3Hdr)(unsafe.Pointer(&h[0])), (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&h[headerLen]))
 }
 
+// step moves the walk's place to the next headers. The last packet of a block has 0
+// for the way there.
+func (f *Frames) step(h *unix.Tpacket3Hdr) {
+	way := h.Next_offset
+	if way < sockaddrEnd {
+		f.left = 0
+	}
+	f.at += way // when this wraps, left still ends the walk
+}
+
 // rebuild makes every frame of a block what it was on the wire, in place, before
-// anybody reads it. It moves tp_mac back and clears TP_STATUS_VLAN_VALID, so the
-// headers go on telling the truth.
+// anybody reads it. It moves tp_mac and clears TP_STATUS_VLAN_VALID, so the headers
+// go on telling the truth.
 func (b *Block) rebuild() {
-	cooked := b.ring.iface.Link == pcapng.LinuxSLL2
 	for f := b.Frames(); ; {
 		h, ll := f.advance()
 		if h == nil {
 			return
 		}
-		frame := f.mem[f.at:]
-		tag, tagged := vlanTag(h)
-		switch {
-		case cooked:
-			cook(frame, h, ll, tag, tagged)
-		case tagged && h.Snaplen >= macPairLen:
-			start := uint32(h.Mac)
-			copy(frame[start-vlanTagLen:], frame[start:start+macPairLen])
-			copy(frame[start-vlanTagLen+macPairLen:], tag[:])
-			grow(h, vlanTagLen)
+		switch frame := f.mem[f.at:]; LinkOf(ll.Hatype) {
+		case pcapng.Ethernet:
+			tagEthernet(frame, h)
+		case pcapng.Raw:
+			toNetwork(h)
+		default:
+			cook(frame, h, ll)
 		}
-		h.Status &^= unix.TP_STATUS_VLAN_VALID
-		f.at += h.Next_offset
+		f.step(h)
 	}
 }
 
-// vlanTag is the tag that the kernel or the card took out of the frame.
-func vlanTag(h *unix.Tpacket3Hdr) (tag [vlanTagLen]byte, ok bool) {
-	if h.Status&unix.TP_STATUS_VLAN_VALID == 0 {
+// tagEthernet puts the VLAN tag back between the addresses and the type.
+func tagEthernet(frame []byte, h *unix.Tpacket3Hdr) {
+	tag, tagged := takeTag(h)
+	start := int(h.Mac)
+	if !tagged || h.Snaplen < macPairLen || start < sockaddrEnd+vlanTagLen || start+macPairLen > len(frame) {
+		return
+	}
+	copy(frame[start-vlanTagLen:], frame[start:start+macPairLen])
+	copy(frame[start-vlanTagLen+macPairLen:], tag[:])
+	grow(h, vlanTagLen)
+}
+
+// takeTag is the tag that the kernel or the card took out of the frame. The header
+// does not say so any more.
+func takeTag(h *unix.Tpacket3Hdr) (tag [vlanTagLen]byte, ok bool) {
+	status := h.Status
+	if status&unix.TP_STATUS_VLAN_VALID == 0 {
 		return tag, false
 	}
+	h.Status = status &^ unix.TP_STATUS_VLAN_VALID
 	tpid := uint16(unix.ETH_P_8021Q)
-	if h.Status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+	if status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
 		tpid = h.Hv1.Vlan_tpid
 	}
 	binary.BigEndian.PutUint16(tag[:], tpid)
@@ -171,20 +215,38 @@ func vlanTag(h *unix.Tpacket3Hdr) (tag [vlanTagLen]byte, ok bool) {
 	return tag, true
 }
 
-// cook puts a LinuxSLL2 header in front of the packet. A VLAN tag becomes what it
-// is on Ethernet: the TPID as the protocol, the tag control and the packet's own
-// protocol before the payload.
-func cook(frame []byte, h *unix.Tpacket3Hdr, ll *unix.RawSockaddrLinklayer, tag [vlanTagLen]byte, tagged bool) {
+// toNetwork makes the frame begin at its network header. A frame that was cut within
+// its link header has nothing left.
+func toNetwork(h *unix.Tpacket3Hdr) {
+	header := uint32(h.Net) - uint32(h.Mac)
+	if h.Net < h.Mac {
+		return
+	}
+	h.Mac = h.Net
+	h.Snaplen -= min(header, h.Snaplen)
+	h.Len -= min(header, h.Len)
+}
+
+// cook puts a LinuxSLL2 header in the place of the link header. A VLAN tag becomes
+// what it is on Ethernet: the TPID as the protocol, the tag control and the packet's
+// own protocol before the payload.
+func cook(frame []byte, h *unix.Tpacket3Hdr, ll *unix.RawSockaddrLinklayer) {
+	toNetwork(h)
+	tag, tagged := takeTag(h)
+	start := int(h.Mac)
+	if start < sockaddrEnd+vlanTagLen+pcapng.SLL2HeaderLen || start > len(frame) {
+		return
+	}
 	// sll_protocol is in network order already: its bytes are copied as they lie.
 	protocol := *(*[2]byte)(unsafe.Pointer(&ll.Protocol))
 	if tagged {
-		at := frame[uint32(h.Mac)-vlanTagLen:]
-		copy(at, tag[2:])
-		copy(at[2:], protocol[:])
+		start -= vlanTagLen
+		copy(frame[start:], tag[2:])
+		copy(frame[start+2:], protocol[:])
 		protocol = [2]byte(tag[:2])
 		grow(h, vlanTagLen)
 	}
-	head := frame[uint32(h.Mac)-pcapng.SLL2HeaderLen:][:pcapng.SLL2HeaderLen]
+	head := frame[start-pcapng.SLL2HeaderLen : start]
 	copy(head, protocol[:])
 	binary.BigEndian.PutUint16(head[2:], 0)
 	binary.BigEndian.PutUint32(head[4:], uint32(ll.Ifindex))
@@ -200,3 +262,6 @@ func grow(h *unix.Tpacket3Hdr, n uint32) {
 	h.Snaplen += n
 	h.Len += n
 }
+
+// Bytes is how much of the block the kernel has filled, headers included.
+func (b *Block) Bytes() int { return int(b.desc().Blk_len) }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/familytest"
-	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -23,6 +22,9 @@ var small = Config{BlockSize: 256 << 10, Blocks: 8}
 
 // testType is an EtherType that nothing else sends.
 const testType = 0x88b5
+
+// onlyTestType rejects what the kernel sends by itself.
+var onlyTestType = []bpf.RawInstruction{{Op: 0x28, K: 12}, {Op: 0x15, Jf: 1, K: testType}, {Op: 0x06, K: 0xffffffff}, {Op: 0x06}}
 
 // pair is two namespaces joined by v0 in a and v1 in b.
 func pair(t *testing.T) (a, b *familytest.NS) {
@@ -44,9 +46,9 @@ func mustOpen(t *testing.T, ns *familytest.NS, name string, cfg Config) *Ring {
 
 // sender sends frames out of an interface.
 type sender struct {
-	tb    testing.TB
-	fd    int
-	index int
+	tb testing.TB
+	fd int
+	to unix.SockaddrLinklayer
 }
 
 func newSender(t *testing.T, ns *familytest.NS, iface string) *sender {
@@ -56,7 +58,7 @@ func newSender(t *testing.T, ns *familytest.NS, iface string) *sender {
 	ns.Do(func() {
 		var i *net.Interface
 		if i, err = net.InterfaceByName(iface); err == nil {
-			s.index = i.Index
+			s.to.Ifindex = i.Index
 			s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		}
 	})
@@ -67,7 +69,7 @@ func newSender(t *testing.T, ns *familytest.NS, iface string) *sender {
 
 func (s *sender) send(frame []byte) {
 	s.tb.Helper()
-	require.NoError(s.tb, unix.Sendto(s.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: s.index}))
+	require.NoError(s.tb, unix.Sendto(s.fd, frame, 0, &s.to))
 }
 
 // frame is one to another host, of so many bytes, that begins its payload with seq.
@@ -150,29 +152,6 @@ func TestVLANTagsArePutBack(t *testing.T) {
 	}
 }
 
-// Any is cooked: the header tells the interface.
-func TestAnySeesEveryInterfaceCooked(t *testing.T) {
-	a, b := pair(t)
-	r, s := mustOpen(t, b, Any, small), newSender(t, a, "v0")
-	require.Equal(t, pcapng.LinuxSLL2, r.Interface().Link)
-	s.send(frame(1, 60))
-	plain := frame(2, 60)
-	s.send(append(append(append([]byte(nil), plain[:12]...), "\x81\x00\x00\x64"...), plain[12:]...))
-	got := next(t, r, 2)
-	v1, err := lookupIn(b, "v1")
-	require.NoError(t, err)
-
-	head := binary.BigEndian.AppendUint32([]byte("\x88\xb5\x00\x00"), uint32(v1.Index))
-	head = append(head, 0, 1, byte(OtherHost), 6, 2, 0, 0, 0, 0, 1, 0, 0)
-	require.Equal(t, append(append([]byte(nil), head...), plain[14:18]...)[:23], got[0].Data[:23])
-	require.Equal(t, frame(1, 60)[14:], got[0].Data[pcapng.SLL2HeaderLen:])
-	require.Equal(t, v1.Index, got[0].Ifindex)
-
-	copy(head, "\x81\x00") // the tag's TPID is the protocol, the rest of it begins the payload
-	require.Equal(t, head, got[1].Data[:pcapng.SLL2HeaderLen])
-	require.Equal(t, append([]byte("\x00\x64\x88\xb5"), plain[14:]...), got[1].Data[pcapng.SLL2HeaderLen:])
-}
-
 func lookupIn(ns *familytest.NS, name string) (i Interface, err error) {
 	ns.Do(func() { i, err = Lookup(name) })
 	return i, err
@@ -207,33 +186,30 @@ func TestFiltersCanBeSwapped(t *testing.T) {
 
 func TestPromiscuousModeIsTheInterfaces(t *testing.T) {
 	_, b := pair(t)
-	promiscuity := func() string {
-		out, err := b.Command("ip", "-d", "link", "show", "v1").CombinedOutput()
-		require.NoError(t, err)
-		_, rest, _ := strings.Cut(string(out), "promiscuity ")
-		return strings.Fields(rest)[0]
-	}
 	r := mustOpen(t, b, "v1", small)
-	require.Equal(t, "1", promiscuity())
+	require.Equal(t, "1", promiscuity(t, b, "v1"))
 	require.NoError(t, r.SetPromisc(false))
-	require.Equal(t, "0", promiscuity())
+	require.Equal(t, "0", promiscuity(t, b, "v1"))
 	require.NoError(t, r.SetPromisc(false), "when it is off")
 	require.NoError(t, r.SetPromisc(true))
 	require.NoError(t, r.Close())
-	require.Equal(t, "0", promiscuity())
+	require.Equal(t, "0", promiscuity(t, b, "v1"))
 }
 
 // A reader that stands still loses what does not fit, to the packet.
 func TestEveryPacketIsReceivedOrCounted(t *testing.T) {
 	a, b := pair(t)
 	cfg := small
-	cfg.Filter = []bpf.RawInstruction{{Op: 0x28, K: 12}, {Op: 0x15, Jf: 1, K: testType}, {Op: 0x06, K: 0xffffffff}, {Op: 0x06}}
+	cfg.Filter = onlyTestType
+	witness := mustOpen(t, b, "v1", cfg) // opened first, so the kernel serves it after the ring
 	r, s := mustOpen(t, b, "v1", cfg), newSender(t, a, "v0")
 	const sent = 4000 // of 1514 bytes: about three times the ring
 	f := frame(0, 1514)
 	for range sent {
 		s.send(f)
 	}
+	// What still is on its way when the reading begins would make a second gap.
+	familytest.Eventually(t, "not all have arrived", func() bool { return witness.Stats().Packets >= sent })
 	received, losing := 0, 0
 	stop := frame(1, 60)
 	for ended := false; !ended; {
@@ -258,7 +234,8 @@ func TestEveryPacketIsReceivedOrCounted(t *testing.T) {
 	require.Equal(t, sent, received+int(st.Drops), "received %d, dropped %d", received, st.Drops)
 	require.NotZero(t, st.Drops, "the ring was to overflow")
 	require.NotZero(t, st.Freezes)
-	require.Equal(t, 1, losing, "one gap, one block that tells of it")
+	// Frames that the machine held back may come when the ring is full again.
+	require.NotZero(t, losing, "a block tells of the gap")
 	require.NoError(t, r.Close())
 	require.Equal(t, st.Drops, r.Stats().Drops, "counts outlive the socket")
 }
@@ -403,8 +380,7 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 		blk.Release()
 	})
 	require.NotZero(t, got)
-	t.Logf("%.1f allocations a wait", allocs)
-	require.LessOrEqual(t, allocs, 1.0, "of which the one is the send's")
+	require.Zero(t, allocs, "for a packet sent, waited for and read")
 }
 
 // The test runs itself once more, as a process without the capability.

@@ -1,0 +1,338 @@
+package ctl
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/pcapng"
+)
+
+// fileRun is one run of capture -r: the packets of a file, without a daemon.
+type fileRun struct {
+	e       *Env
+	flags   *captureFlags
+	name    string
+	filter  string
+	reader  pcapng.BlockReader
+	matches map[pcapng.LinkType]PacketFilter // the filter, for each kind of frame
+	names   map[string]bool                  // of the interfaces so far
+	lines   packetLines
+	copy    *packetCopy   // of -w
+	capture model.Capture // what --json prints at the end
+}
+
+// readFile prints the packets of the file of -r, or copies them to that of -w.
+func (f *captureFlags) readFile(ctx context.Context, e *Env, filter string) error {
+	if err := f.checkRead(); err != nil {
+		return err
+	}
+	ctx, stop := e.whileRead(ctx)
+	defer stop()
+	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+	defer cancel()
+	in, closeInput, err := openInput(e, f.read)
+	if err != nil {
+		return err
+	}
+	defer closeInput()
+	out := bufio.NewWriter(e.Stdout)
+	r := &fileRun{e: e, flags: f, name: f.read, filter: filter, matches: map[pcapng.LinkType]PacketFilter{}, names: map[string]bool{}}
+	r.capture = model.Capture{Source: f.read, Filter: filter}
+	r.lines = packetLines{e: e, out: out, options: f.packets}
+	if r.lines.options.Named, err = severalIn(in); err != nil {
+		return r.fail(err)
+	}
+	if err := r.openCopy(in); err != nil {
+		return err
+	}
+	err = r.run(ctx, &flushingReader{interruptible{ctx, in}, out})
+	return r.end(ctx, cmp.Or(err, out.Flush(), r.copy.Close()))
+}
+
+// checkRead finds flags that ask of a file what only an interface has.
+func (f *captureFlags) checkRead() error {
+	switch {
+	case len(f.sources) > 0:
+		return &UsageError{Verb: "capture", Why: "-r and -i: the packets come from a file or from an interface"}
+	case f.file.rotates() || f.file.count > 0:
+		return &UsageError{Verb: "capture", Why: "-r: -C, -G, -W and --max-bytes are for interfaces", Hint: "sockd-ctl capture -r FILE -w FILE"}
+	case f.duration > 0, f.wait, f.netns != "", f.queue > 0, f.rings > 0:
+		return &UsageError{Verb: "capture", Why: "-r: --duration, --wait, --netns, --queue and --rings are for interfaces"}
+	}
+	return nil
+}
+
+// openInput opens a file, or is stdin for -.
+func openInput(e *Env, name string) (r io.Reader, closer func(), err error) {
+	if name == "-" {
+		return e.Stdin, func() {}, nil
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("capture: %w", err)
+	}
+	return file, func() { _ = file.Close() }, nil // it was only read
+}
+
+// severalIn tells whether a file has packets of several interfaces, which is known only
+// at its end: it is read twice. Of what cannot be read twice it is found out on the way.
+func severalIn(in io.Reader) (bool, error) {
+	file, ok := in.(*os.File)
+	if !ok {
+		return false, nil
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return false, nil // reading it will say why
+	}
+	begun, err := file.Seek(0, io.SeekCurrent) // stdin may have been read before
+	if err != nil {
+		return false, err
+	}
+	several := false
+	if r, err := pcapng.Open(file); err == nil {
+		several = severalNames(r)
+	}
+	_, err = file.Seek(begun, io.SeekStart)
+	return several, err
+}
+
+// severalNames reads until there are two names, or nothing more.
+func severalNames(r pcapng.BlockReader) bool {
+	names := map[string]bool{}
+	for b := (pcapng.Block{}); r.Next(&b) == nil && len(names) < 2; {
+		if b.Type == pcapng.InterfaceBlock {
+			names[b.Interface.Name] = true
+		}
+	}
+	return len(names) > 1
+}
+
+// run goes through the blocks.
+func (r *fileRun) run(ctx context.Context, in io.Reader) error {
+	var err error
+	if r.reader, err = pcapng.Open(in); errors.Is(err, io.EOF) {
+		return r.fail(fmt.Errorf("it is empty: %w", pcapng.ErrFormat))
+	}
+	var b pcapng.Block
+	for err == nil {
+		if err = r.reader.Next(&b); err == nil {
+			err = r.block(&b)
+		}
+	}
+	switch {
+	case errors.Is(err, errEnough), errors.Is(err, io.EOF):
+		return nil
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("capture: %s ends within a block", visible(r.name))
+	case context.Cause(ctx) != nil:
+		return nil // Ctrl-C and the end of the time: end says which
+	}
+	return r.fail(err)
+}
+
+// errEnough ends a run that has all packets that it wants.
+var errEnough = errors.New("enough packets")
+
+func (r *fileRun) fail(err error) error {
+	return fmt.Errorf("capture: read %s: %w", visible(r.name), err)
+}
+
+func (r *fileRun) block(b *pcapng.Block) error {
+	switch b.Type {
+	case pcapng.SectionBlock:
+		return r.copy.section(&b.Section)
+	case pcapng.InterfaceBlock:
+		return r.announce(&b.Interface)
+	case pcapng.PacketBlock:
+		return r.packet(&b.Packet)
+	}
+	return nil
+}
+
+// announce prepares for the packets of an interface: a filter that does not parse is
+// found before the first of them.
+func (r *fileRun) announce(i *pcapng.Interface) error {
+	if len(r.names) == 0 {
+		r.e.say("reading from %s, link-type %s, snapshot length %d bytes", cell(r.name), i.Link, cmp.Or(i.Snaplen, maxSnaplen))
+	}
+	r.names[i.Name] = true
+	r.lines.named(len(r.names) > 1)
+	if _, ok := r.matches[i.Link]; !ok {
+		match, err := r.compile(i.Link)
+		if err != nil {
+			return err
+		}
+		r.matches[i.Link] = match
+	}
+	return r.copy.iface(i)
+}
+
+func (r *fileRun) compile(link pcapng.LinkType) (PacketFilter, error) {
+	if r.filter == "" {
+		return func([]byte, int) bool { return true }, nil
+	}
+	if r.e.Filter == nil {
+		return nil, errors.New("this program cannot filter packets")
+	}
+	return r.e.Filter(r.filter, link)
+}
+
+// packet takes a packet that is wanted, until there are enough.
+func (r *fileRun) packet(p *pcapng.Packet) error {
+	r.capture.Received++
+	i := &r.reader.Interfaces()[p.Interface]
+	if !r.wants(p) || !r.matches[i.Link](p.Data, p.Len) {
+		return nil
+	}
+	if n := int(r.flags.snaplen); n > 0 && n < len(p.Data) {
+		p.Data = p.Data[:n]
+	}
+	err := r.copy.packet(p)
+	if r.copy == nil {
+		err = r.lines.print(i, p)
+	}
+	if err != nil {
+		return err
+	}
+	if r.capture.Delivered++; r.capture.Delivered == r.flags.count {
+		return errEnough
+	}
+	return nil
+}
+
+// wants tells whether -Q and -p leave a packet in.
+func (r *fileRun) wants(p *pcapng.Packet) bool {
+	switch {
+	case r.flags.noPromisc && p.Reception == pcapng.Promiscuous:
+		return false
+	case r.flags.direction == "in":
+		return p.Direction == pcapng.Inbound
+	case r.flags.direction == "out":
+		return p.Direction == pcapng.Outbound
+	}
+	return true
+}
+
+// end says how it ended.
+func (r *fileRun) end(ctx context.Context, err error) error {
+	var signal *SignalError
+	if errors.As(context.Cause(ctx), &signal) && signal.Signal == syscall.SIGPIPE {
+		return signal // nobody reads
+	}
+	if r.e.JSON && !r.e.JSONL {
+		err = cmp.Or(err, r.e.printJSON(r.capture))
+	}
+	if err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return r.fail(ctx.Err())
+	}
+	return err
+}
+
+// packetCopy writes the packets that are wanted to a file of their own: pcapng, with
+// the interfaces as they were and times in nanoseconds, or with --pcap the older format.
+// A nil one does nothing.
+type packetCopy struct {
+	flags  *fileFlags
+	w      *bufio.Writer
+	closer io.Closer // nil: it is stdout
+	begun  bool      // the file's head is written
+	link   pcapng.LinkType
+	buf    []byte
+}
+
+// openCopy opens the file of -w, if there is one. It must not be the one that is read.
+func (r *fileRun) openCopy(in io.Reader) error {
+	if sameFile(in, r.flags.write) {
+		return &UsageError{Verb: "capture", Why: "-r and -w name the same file"}
+	}
+	file, err := r.flags.open(r.e)
+	if err != nil || file == nil {
+		return err
+	}
+	r.copy = &packetCopy{flags: &r.flags.file, w: bufio.NewWriterSize(file, 1<<16)}
+	if file != r.e.Stdout {
+		r.copy.closer, _ = file.(io.Closer)
+	}
+	return nil
+}
+
+func sameFile(in io.Reader, path string) bool {
+	file, ok := in.(*os.File)
+	if !ok || path == "" || path == "-" {
+		return false
+	}
+	a, errA := file.Stat()
+	b, errB := os.Stat(path)
+	return errA == nil && errB == nil && a.Mode().IsRegular() && os.SameFile(a, b)
+}
+
+func (c *packetCopy) write(b []byte) error {
+	c.buf = b[:0]
+	_, err := c.w.Write(b)
+	return err
+}
+
+func (c *packetCopy) section(s *pcapng.Section) error {
+	if c == nil || c.flags.pcap {
+		return nil
+	}
+	c.begun = true
+	s.Comment = cmp.Or(c.flags.comment, s.Comment)
+	return c.write(pcapng.AppendSection(c.buf[:0], *s))
+}
+
+func (c *packetCopy) iface(i *pcapng.Interface) error {
+	switch {
+	case c == nil:
+		return nil
+	case c.flags.pcap:
+		return c.pcapHead(i)
+	case !c.begun: // a classic file has no section
+		if err := c.section(&pcapng.Section{UserAppl: "sockd-ctl"}); err != nil {
+			return err
+		}
+	}
+	return c.write(pcapng.AppendInterface(c.buf[:0], *i))
+}
+
+// pcapHead writes the head of a pcap file, which is of one kind of frames.
+func (c *packetCopy) pcapHead(i *pcapng.Interface) error {
+	if c.begun && i.Link != c.link {
+		return fmt.Errorf("--pcap: %s after %s: such a file has one link type", i.Link, c.link)
+	}
+	if c.begun {
+		return nil
+	}
+	c.begun, c.link = true, i.Link
+	return c.write(pcapng.AppendPcapHeader(c.buf[:0], i.Link, cmp.Or(i.Snaplen, maxSnaplen)))
+}
+
+func (c *packetCopy) packet(p *pcapng.Packet) error {
+	switch {
+	case c == nil:
+		return nil
+	case c.flags.pcap:
+		return c.write(pcapng.AppendPcapPacket(c.buf[:0], p))
+	}
+	return c.write(pcapng.AppendPacket(c.buf[:0], p))
+}
+
+// Close writes what is left. The file is complete then.
+func (c *packetCopy) Close() error {
+	if c == nil {
+		return nil
+	}
+	err := c.w.Flush()
+	if c.closer != nil {
+		err = cmp.Or(err, c.closer.Close())
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+package capture
+
+import (
+	"time"
+
+	"github.com/sockd/sockd/families/packet/filter"
+	"github.com/sockd/sockd/families/packet/pcapng"
+	"github.com/sockd/sockd/families/packet/ring"
+)
+
+// attachment is a subscription's place on one tap.
+type attachment struct {
+	sub *Subscription
+	tap *tap
+
+	// What follows is guarded by sub.mu.
+	start  int64   // when it began, nanoseconds since 1970
+	blocks int     // blocks seen while waiting for the first packet after start; see late
+	base   uint64  // the ring's drops at the beginning
+	kernel uint64  // the ring's drops since then, as known last
+	seen   *view   // that last is of
+	last   *stream // of the packet before
+}
+
+// stream is what a subscription has of one interface.
+type stream struct {
+	iface     *iface
+	link      pcapng.LinkType // as it is delivered
+	wanted    bool
+	described bool
+	id        uint32 // in the store, once described
+	judge     *judge // that program is of
+	program   *filter.Program
+	native    pcapng.LinkType // as the ring has it
+	start     int64
+
+	received, lost int64 // packets that passed the filter; of them, those that found no room
+}
+
+// begin is called when packets start to come: drops is what the ring dropped before.
+func (a *attachment) begin(drops uint64) {
+	a.sub.mu.Lock()
+	defer a.sub.mu.Unlock()
+	a.base, a.start = drops, time.Now().UnixNano()
+}
+
+// note learns what the ring has dropped; sub.mu is held.
+func (a *attachment) note(drops uint64) {
+	if drops > a.base+a.kernel {
+		a.sub.kernel += drops - a.base - a.kernel
+		a.kernel = drops - a.base
+	}
+}
+
+// take stores what is wanted of a block, before which the ring has dropped drops.
+func (a *attachment) take(b *ring.Block, drops uint64) {
+	a.sub.mu.Lock()
+	defer a.sub.mu.Unlock()
+	if a.enterBlock(drops) {
+		a.takeFrames(b)
+	}
+}
+
+// takeFrames stores frame by frame; sub.mu is held.
+func (a *attachment) takeFrames(b *ring.Block) {
+	s, took := a.sub, false
+	for it := b.Frames(); it.Next() && !s.full; {
+		f := &it.Frame
+		if st := a.wants(f); st != nil {
+			s.keep(st, f)
+			took = true
+		}
+	}
+	if took {
+		s.store.flush()
+	}
+}
+
+// enterBlock tells whether anything of a block can be wanted.
+func (a *attachment) enterBlock(drops uint64) bool {
+	s := a.sub
+	if s.state == left || s.full {
+		return false
+	}
+	a.note(drops)
+	a.blocks++
+	if v := a.tap.space.now.Load(); v != a.seen {
+		a.seen, a.last = v, nil // an interface may be another one now
+	}
+	return true
+}
+
+// wants judges a frame, and tells whose it is.
+func (a *attachment) wants(f *ring.Frame) *stream {
+	s := a.sub
+	out := f.Type == ring.Outgoing
+	switch {
+	case out && f.Loopback:
+		return nil // it is seen coming in as well, as in libpcap
+	case out && s.spec.Direction == "in", !out && s.spec.Direction == "out":
+		return nil
+	case s.spec.NoPromisc && f.Type == ring.OtherHost:
+		return nil
+	case a.late(f.Time):
+		return nil
+	}
+	st := a.streamOf(f)
+	if !st.wanted || !s.passes(st, f) {
+		return nil
+	}
+	return st
+}
+
+// streamOf finds the stream of a frame, in most cases that of the one before.
+func (a *attachment) streamOf(f *ring.Frame) *stream {
+	if a.last != nil && a.last.iface.index == f.Ifindex {
+		return a.last
+	}
+	i := a.tap.space.lookup(f.Ifindex)
+	st := a.sub.streams[i]
+	if st == nil {
+		st = a.sub.newStream(i, f.Link)
+	}
+	a.last = st
+	return st
+}
+
+// late tells whether a packet is from before the beginning or after the end. What
+// was in the ring when the attachment began is at most a ring's length of blocks: a
+// clock that was set back must not hide more than that.
+func (a *attachment) late(t int64) bool {
+	if until := a.sub.until; until != 0 && t > until {
+		return true
+	}
+	most := a.tap.space.hub.limits.blocks
+	if a.blocks > most {
+		return false
+	}
+	if t < a.start {
+		return true
+	}
+	a.blocks = most + 1
+	return false
+}
+
+// takeWhole lets a store that takes whole blocks have this one, if all of it is
+// wanted; else it copies. True is that the block is the store's now.
+func (a *attachment) takeWhole(b *ring.Block, drops uint64) bool {
+	a.sub.mu.Lock()
+	defer a.sub.mu.Unlock()
+	switch {
+	case !a.enterBlock(drops):
+		return false
+	case a.offer(b):
+		return true
+	}
+	a.takeFrames(b)
+	return false
+}
+
+// offer offers a block of large frames, all of which are wanted as they are, to the
+// store. With small ones copying costs less than what a rewritten block is longer.
+func (a *attachment) offer(b *ring.Block) bool {
+	s, n := a.sub, b.Len()
+	if s.blocks == nil || s.spec.Count > 0 || a.tap.index == 0 || n == 0 || b.Bytes()/n < leastWhole {
+		return false
+	}
+	st := a.wholly(b)
+	if st == nil || !s.blocks.takeBlock(b, st.id, s.lost()-s.told) {
+		return false
+	}
+	s.told = s.lost()
+	s.received += int64(n)
+	s.taken += int64(n)
+	st.received += int64(n)
+	s.store.flush()
+	return true
+}
+
+// leastWhole is the bytes of a frame, on average, from which on a block is taken whole.
+const leastWhole = 512
+
+// wholly tells whose frames a block has, when all are wanted and none is cut.
+func (a *attachment) wholly(b *ring.Block) *stream {
+	var st *stream
+	for it := b.Frames(); it.Next(); {
+		f := &it.Frame
+		if st = a.wants(f); st == nil || len(f.Data) > a.sub.snaplen || st.link != st.native {
+			return nil
+		}
+	}
+	if st != nil {
+		a.sub.describe(st)
+	}
+	return st
+}

@@ -1,0 +1,197 @@
+package capture
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/pcapng"
+	"github.com/sockd/sockd/families/packet/ring"
+)
+
+// cutFile is a file that a cutter writes.
+type cutFile struct {
+	sink    sink
+	begun   int64 // nanoseconds since 1970, as the following
+	ends    int64
+	oldest  int64 // of its packets; 0: none so far
+	newest  int64
+	packets int64
+
+	local map[uint32]uint32 // interface of the capture → of the file
+	order []uint32          // the other way round
+	head  []byte            // what must be written before the next packet
+	tail  int64             // bytes of statistics at the end, at most
+
+	last  error     // what was in the way of writing it last; nil: nothing
+	stuck bool      // it still is
+	again time.Time // when to try again, then
+}
+
+// retryAfter is how long a file that cannot be written is left alone: a full disk is
+// asked once a second whether it still is.
+const retryAfter = time.Second
+
+func (f *cutFile) knows(id uint32) bool {
+	_, known := f.local[id]
+	return known
+}
+
+func (f *cutFile) learn(id uint32) {
+	if f.local == nil {
+		f.local = map[uint32]uint32{}
+	}
+	f.local[id] = uint32(len(f.order))
+	f.order = append(f.order, id)
+}
+
+// note takes a packet's time down.
+func (f *cutFile) note(t int64) {
+	if f.oldest == 0 {
+		f.oldest, f.newest = t, t
+	}
+	f.oldest, f.newest = min(f.oldest, t), max(f.newest, t)
+}
+
+// append writes the cutter's run, after what must come before it. The first whole bytes
+// are in the file then: it ends with a whole packet whatever happens.
+func (f *cutFile) append(c *cutter) (whole int, err error) {
+	if f.stuck && c.now().Before(f.again) {
+		return 0, errStuck
+	}
+	if err := f.put(f.head); err != nil {
+		return 0, err
+	}
+	f.head = f.head[:0]
+	before := f.sink.Size()
+	n, err := f.sink.Write(c.run)
+	if err == nil {
+		f.stuck = false
+		return len(c.run), nil
+	}
+	for whole < len(c.run) {
+		size := c.recordLen(c.run[whole:])
+		if whole+size > n {
+			break
+		}
+		whole += size
+	}
+	f.cut(before + int64(whole))
+	return whole, err
+}
+
+// start writes what the file begins with.
+func (f *cutFile) start(c *cutter) {
+	if err := f.put(f.head); err != nil {
+		f.trouble(c, err)
+		return
+	}
+	f.head = f.head[:0]
+}
+
+// put writes all of b or nothing.
+func (f *cutFile) put(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	before := f.sink.Size()
+	if _, err := f.sink.Write(b); err != nil {
+		f.cut(before)
+		return err
+	}
+	return nil
+}
+
+// cut ends the file after so many bytes. Where that fails it is tried again by the next
+// write, which goes to the same place.
+func (f *cutFile) cut(size int64) {
+	if err := f.sink.Truncate(size); err != nil {
+		f.last = err
+	}
+}
+
+// align fills the file up to a page, so that a block can follow as it is.
+func (f *cutFile) align(c *cutter, s *pcapng.Stats) bool {
+	at := len(f.head)
+	if over := (f.sink.Size() + int64(at)) % ring.Page; over != 0 {
+		n := ring.Page - int(over)
+		if n < pcapng.MinFiller {
+			n += ring.Page
+		}
+		f.head = append(f.head, make([]byte, n)...)
+		pcapng.PutFiller(f.head[at:], s)
+	}
+	if err := f.put(f.head); err != nil {
+		f.head = f.head[:at]
+		f.trouble(c, err)
+		return false
+	}
+	f.head = f.head[:0]
+	return true
+}
+
+// complete writes the statistics. A file that has no room for them is whole without.
+func (f *cutFile) complete(c *cutter) {
+	if !c.classic {
+		for local, id := range f.order {
+			f.head = pcapng.AppendStats(f.head, c.statsOf(f, uint32(local), id))
+		}
+	}
+	if err := f.put(f.head); err != nil {
+		f.trouble(c, err)
+	}
+}
+
+// statsOf are the statistics that a file ends with. They speak of the capture until
+// now, as far as it is in files: what still waits is in those of the next.
+func (c *cutter) statsOf(f *cutFile, local, id uint32) pcapng.Stats {
+	s, i := c.stats(id, local == 0), c.ifaces[id]
+	s.Interface = local
+	s.Delivered = uint64(i.delivered)
+	s.OSDrop += uint64(i.lost)
+	s.Accepted = s.Delivered + s.OSDrop
+	s.Received = s.Accepted + s.IfDrop
+	if s.Time == 0 {
+		s.Time = max(f.newest, s.Start)
+	}
+	s.End = s.Time
+	return s
+}
+
+// trouble takes down what is in the way of writing the file, which is left alone for a
+// while.
+func (f *cutFile) trouble(c *cutter, err error) {
+	f.stuck, f.again = true, c.now().Add(retryAfter)
+	f.tell(c, err)
+}
+
+// tell tells of the first thing that goes wrong with the file. The last one is in its
+// report.
+func (f *cutFile) tell(c *cutter, err error) {
+	first := f.last == nil
+	f.last = err
+	if first {
+		c.done(f.report("error"))
+	}
+}
+
+func (f *cutFile) report(reason string) model.FileReport {
+	r := model.FileReport{Bytes: f.sink.Size(), Packets: f.packets, Begun: time.Unix(0, f.begun).UTC(), Reason: reason}
+	if f.packets > 0 {
+		r.First, r.Last = time.Unix(0, f.oldest).UTC(), time.Unix(0, f.newest).UTC()
+	}
+	if f.last != nil {
+		r.Error = f.last.Error()
+	}
+	return r
+}
+
+// lossComment is what the statistics of the first interface say of the whole capture.
+func lossComment(kernel uint64, daemon, subscriber int64) string {
+	return fmt.Sprintf("dropped_kernel=%d dropped_daemon=%d dropped_subscriber=%d", kernel, daemon, subscriber)
+}
+
+// pcapKept is how many bytes are kept of the packet that a run of a pcap file begins
+// with.
+func pcapKept(run []byte) uint32 { return binary.LittleEndian.Uint32(run[8:]) }

@@ -1,0 +1,87 @@
+package capture
+
+import (
+	"cmp"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// oldFile is a file that a shelf had before the daemon was started.
+type oldFile struct {
+	name   string
+	number int
+	size   int64
+	time   time.Time // when it was written last
+}
+
+// resume has names go on behind the files that are there, and gives those, the oldest
+// first. A part that was left by a daemon that was killed becomes a file: it is
+// readable up to its last whole packet. Files that are named by the time cannot be told
+// from others', and are left alone. Where the directory cannot be read there are none.
+func (s *shelf) resume() []oldFile {
+	if s.timed {
+		return nil
+	}
+	base := strings.ReplaceAll(s.base, "%%", "%")
+	suffix := filepath.Ext(base)
+	if suffix == base {
+		suffix = ""
+	}
+	whole := regexp.MustCompile(`^` + regexp.QuoteMeta(strings.TrimSuffix(base, suffix)) + `_([0-9]+)` + regexp.QuoteMeta(suffix) + `$`)
+	old := s.find(whole)
+	for range s.last(old) {
+		s.pattern.Next(time.Time{})
+	}
+	part := regexp.MustCompile(`^\.` + regexp.QuoteMeta(strings.ReplaceAll(base, "%", "")) + `\.([0-9]+)\.part$`)
+	for _, p := range s.find(part) {
+		if name, err := s.place(p.name, p.time); err == nil {
+			p.name = name
+			old = append(old, p)
+		}
+	}
+	return old
+}
+
+// find lists the files whose names match, with the number in them.
+func (s *shelf) find(name *regexp.Regexp) []oldFile {
+	entries, err := os.ReadDir(s.path)
+	if err != nil {
+		return nil
+	}
+	var out []oldFile
+	for _, e := range entries {
+		m := name.FindStringSubmatch(e.Name())
+		info, err := e.Info()
+		if m == nil || err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= maxNumber {
+			out = append(out, oldFile{e.Name(), n, info.Size(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(out, func(a, b oldFile) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.number, b.number)) })
+	return out
+}
+
+// maxNumber bounds the numbers that are gone on with.
+const maxNumber = 1 << 24
+
+// last is how many names were given when the newest of files was.
+func (s *shelf) last(old []oldFile) int {
+	switch {
+	case len(old) == 0:
+		return 0
+	case s.ring > 0:
+		return old[len(old)-1].number % s.ring
+	}
+	most := 0
+	for _, o := range old {
+		most = max(most, o.number)
+	}
+	return most
+}
