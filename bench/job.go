@@ -34,6 +34,7 @@ type job struct {
 	Bytes   int64         `json:"bytes,omitempty"`  // bulk ends here, or after For
 	Count   int64         `json:"count,omitempty"`  // reconnect ends here, or after For
 	For     time.Duration `json:"for,omitempty"`
+	Frames  *frameJob     `json:"frames,omitempty"` // what only frames have
 }
 
 // An endpoint is an address of a network by Go's names: tcp, udp, unix.

@@ -54,7 +54,8 @@ func exit(name string, err error) {
 	os.Exit(0)
 }
 
-// runRole runs this process as source, sink or comparison when args say so.
+// runRole runs this process as source, sink, or one of the other benches when args
+// say so.
 func runRole(args []string) (done bool, err error) {
 	if len(args) == 0 {
 		return false, nil
@@ -69,6 +70,8 @@ func runRole(args []string) (done bool, err error) {
 		return true, sink(args[1], os.Stdin, os.Stdout)
 	case "compare":
 		return true, compareMain(args[1:])
+	case "capture":
+		return true, captureMain(args[1:])
 	}
 	return false, nil
 }

@@ -22,6 +22,7 @@ var workers = map[kind]worker{
 	reconnect: prepareReconnect,
 	idle:      prepareIdle,
 	datagrams: prepareDatagrams,
+	frames:    prepareFrames,
 }
 
 // source is the client of every row. It reads a job, prepares it, says "ready",
