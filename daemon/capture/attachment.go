@@ -33,6 +33,8 @@ type stream struct {
 	program   *filter.Program
 	native    pcapng.LinkType // as the ring has it
 	start     int64
+	left      time.Time // when it was seen that the interface is gone
+	done      bool      // the store has its last statistics
 
 	received, lost int64 // packets that passed the filter; of them, those that found no room
 }

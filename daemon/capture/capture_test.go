@@ -183,6 +183,7 @@ type content struct {
 	ifaces  []pcapng.Interface
 	packets []pcapng.Packet
 	stats   *pcapng.Stats
+	sums    int // of all statistics, what was accepted
 }
 
 func (r *run) finish() content {
@@ -213,6 +214,7 @@ func (r *run) content() (c content) {
 		case pcapng.StatisticsBlock:
 			s := b.Stats
 			c.stats = &s
+			c.sums += int(s.Accepted)
 		}
 	}
 }

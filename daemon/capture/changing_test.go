@@ -286,6 +286,33 @@ func TestAnotherNetworkNamespace(t *testing.T) {
 	require.ErrorIs(t, err, families.ErrSyntax, "and nothing is left open")
 }
 
+// On a host whose interfaces come and go a capture does not remember them all.
+func TestInterfacesThatAreGoneAreForgotten(t *testing.T) {
+	n := newNet(t)
+	n.hub.limits.linger = 0
+	r := n.start(model.CaptureSpec{Source: "any", Filter: ours})
+	n.sendFrame(frame(0, 60))
+	const lives = 6
+	for i := range lives {
+		familytest.Veth(t, n.a, "w0", "10.8.0.1/24", n.b, "w1", "10.8.0.2/24")
+		_, err := families.SendAll(t.Context(), n.sender(n.a, "w0"), &families.Msg{Data: frame(uint32(i+1), 60)})
+		require.NoError(t, err)
+		r.received(int64(i + 2))
+		n.ip(n.a, "link del w0")
+	}
+	familytest.Eventually(t, "they are all remembered", func() bool {
+		n.ip(n.a, "link set v0 mtu "+strconv.Itoa(1400+int(time.Now().UnixNano()%50)))
+		n.ip(n.b, "link set v1 mtu "+strconv.Itoa(1400+int(time.Now().UnixNano()%50)))
+		r.sub.mu.Lock()
+		defer r.sub.mu.Unlock()
+		return len(r.sub.streams) <= 2 // v1 and perhaps the loopback
+	})
+	got := r.finish()
+	require.Len(t, got.packets, lives+1)
+	require.Len(t, got.ifaces, lives+1)
+	require.Equal(t, lives+1, got.sums, "each interface's packets are in one statistics block")
+}
+
 // A capture that has seen nothing is a file all the same.
 func TestAnEmptyCaptureIsAFile(t *testing.T) {
 	n := newNet(t)

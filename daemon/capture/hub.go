@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
@@ -26,6 +27,7 @@ type limits struct {
 	rings             int // bytes of all rings together
 	queue             int // bytes that wait for one subscription's writer
 	queues            int // bytes that wait for all of them
+	linger            time.Duration
 }
 
 var defaultLimits = limits{
@@ -33,6 +35,7 @@ var defaultLimits = limits{
 	blocks:    ring.DefaultBlocks,
 	rings:     4 * ring.DefaultBlocks * ring.DefaultBlockSize, // 256 MiB; further rings are smaller
 	queue:     8 << 20,                                        // 67 ms of a full gigabit link, or 250 ms of 200,000 packets of 96 bytes a second
+	linger:    2 * time.Second,                                // for packets of an interface that is gone
 	queues:    16 * 8 << 20,                                   // 16 subscriptions whose writers stand still
 }
 

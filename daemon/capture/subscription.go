@@ -145,6 +145,7 @@ func (s *Subscription) follow() {
 		return
 	}
 	s.letGo()
+	s.retire()
 	if s.source.wide || s.space.foreign {
 		s.atts[0].tap.adjust()
 		return
