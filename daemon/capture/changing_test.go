@@ -146,6 +146,14 @@ func TestAPatternTakesWhatMatchesAndWhatComesLater(t *testing.T) {
 	require.EqualValues(t, 3, r.sub.View().Received)
 }
 
+// Who reads a capture is told of the interface at once, and not with its first packet.
+func TestTheInterfaceIsDescribedBeforeItHasPackets(t *testing.T) {
+	n := newNet(t)
+	r := n.start(model.CaptureSpec{Filter: ours})
+	familytest.Eventually(t, "the description waits for a packet", func() bool { return len(r.content().ifaces) == 1 })
+	r.finish()
+}
+
 // An interface is promiscuous while a capture wants it, also when it is one of many.
 func TestEachInterfaceOfAPatternIsPromiscuous(t *testing.T) {
 	n := newNet(t)

@@ -30,7 +30,7 @@ func (s *Subscription) Run(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer s.release()
-	if _, err := w.Write(s.header()); err != nil {
+	if err := s.open(w); err != nil {
 		s.finish()
 		return s.abandon(err)
 	}
@@ -46,6 +46,15 @@ func (s *Subscription) Run(ctx context.Context, w io.Writer) error {
 		return s.abandon(err)
 	}
 	return end
+}
+
+// open writes what a file begins with: also the interfaces, before they have packets,
+// because who reads the file waits for them.
+func (s *Subscription) open(w io.Writer) error {
+	if _, err := w.Write(s.header()); err != nil {
+		return err
+	}
+	return s.flush(w)
 }
 
 func (s *Subscription) enter() error {
