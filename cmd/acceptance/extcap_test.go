@@ -136,6 +136,7 @@ func TestManyReadersAreOneSocket(t *testing.T) {
 	for _, c := range readers {
 		background(t, c)
 	}
+	require.Equal(t, "black", s.run("recorder", "add", "black", "va", "--last", "1m"))
 	s.eventually("all three capture", func() bool { return strings.Count(s.run("ls", "captures", "--json"), `"source":"va"`) == 3 })
 	sockets := must(t, a.Command("cat", "/proc/net/packet"))
 	require.Equal(t, 1, strings.Count(strings.TrimSpace(sockets), "\n"), sockets)
