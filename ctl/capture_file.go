@@ -318,19 +318,21 @@ func (c *fileCapture) file(r model.FileReport) {
 	}
 }
 
-// supply opens files and hands them over, until the capture has ended. What cannot be
-// opened is tried again: the capture goes on meanwhile, and the daemon counts what it
-// loses.
+// supply opens files and hands them over, until the capture has ended. Where the first
+// cannot be opened it ends. A later one is tried again: the capture goes on meanwhile, and
+// the daemon counts what it loses.
 func (c *fileCapture) supply(ctx context.Context) {
+	supplied := false
 	for range c.need {
 		for told := false; ctx.Err() == nil; told = true {
 			err := c.supplyOne(ctx)
 			if err == nil || ctx.Err() != nil {
+				supplied = supplied || err == nil
 				break
 			}
-			if c.pattern == nil {
+			if c.pattern == nil || !supplied {
 				c.fail(err)
-				c.cancel() // there is no other file
+				c.cancel() // there is no other file, or none can be made here
 				return
 			}
 			if !told {

@@ -173,7 +173,7 @@ func (r *captureRun) summary() {
 		more = append(more, fmt.Sprintf("%s dropped by sockd, whose memory for captures was full", packets(n)))
 	}
 	if n := r.capture.DroppedSubscriber; n > 0 {
-		more = append(more, fmt.Sprintf("%s dropped because this capture was too slow", packets(n)))
+		more = append(more, fmt.Sprintf("%s dropped because this capture was too slow, or its file could not take them", packets(n)))
 	}
 	if r.classic != nil && r.classic.alien > 0 {
 		more = append(more, fmt.Sprintf("%s of another link type left out: a pcap file has one", packets(r.classic.alien)))

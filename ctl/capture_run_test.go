@@ -93,7 +93,7 @@ func TestACaptureSaysWhatWasLostAndWhere(t *testing.T) {
 10 packets received by filter
 2 packets dropped by kernel
 3 packets dropped by sockd, whose memory for captures was full
-4 packets dropped because this capture was too slow
+4 packets dropped because this capture was too slow, or its file could not take them
 `, stderr.String())
 }
 

@@ -266,7 +266,7 @@ The daemon writes the files of -w itself, into descriptors that this command ope
 
 One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, and told before the next packet. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
 
-Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. So it is after --timeout, which is exit 6, and when the interface is deleted, which is exit 3. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
+Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. So it is after --timeout, which is exit 6. When an interface is deleted the capture waits for the next one of that name. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
 	Examples: []string{
 		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
 		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
