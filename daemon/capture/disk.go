@@ -66,8 +66,10 @@ func newDisk(spec model.RecorderSpec) (*disk, error) {
 		}
 		d.keep.Bytes = d.spec.MaxBytes - d.spec.Size
 	}
-	for _, old := range d.shelf.resume() {
-		d.add(diskFile{name: old.name, bytes: old.size})
+	if spec.Permanent || spec.SourceFile != "" { // it may have been here before
+		for _, old := range d.shelf.resume(signature(spec)) {
+			d.add(diskFile{name: old.name, bytes: old.size})
+		}
 	}
 	if err := d.create(); err != nil {
 		return nil, err
@@ -213,7 +215,7 @@ func (d *disk) add(f diskFile) {
 		if err := d.shelf.remove(name); err != nil {
 			d.tell(err)
 		}
-		d.shelf.pattern.Forget(name)
+		d.shelf.forget(name)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 
 // toDisk is a recorder to files, of which it keeps some.
 func toDisk(dir string, count int) model.RecorderSpec {
-	return model.RecorderSpec{Filter: ours, Disk: &model.DiskSpec{To: model.Place{Path: dir + "/cap.pcapng", Dir: model.NoFD}, Size: 100_000, Count: count}}
+	return model.RecorderSpec{Name: "disk", Permanent: true, Filter: ours, Disk: &model.DiskSpec{To: model.Place{Path: dir + "/cap.pcapng", Dir: model.NoFD}, Size: 100_000, Count: count}}
 }
 
 func (n *net2) names(dir string) []string {
@@ -128,6 +128,41 @@ func TestARecorderToDiskGoesOnAfterARestart(t *testing.T) {
 		n.sendNumbered(0, 10, 1000)
 		require.NoError(t, r.Close())
 		require.FileExists(t, filepath.Join(plain, fmt.Sprintf("cap_%05d.pcapng", i+1)), "nothing is overwritten: %v %v", n.names(plain), r.View())
+	}
+}
+
+// Files of others, whatever their names, were taken for the recorder's own: those beyond
+// its count were deleted, those of a ring replaced, and parts taken from who wrote them.
+func TestARecorderTouchesOnlyItsOwnFiles(t *testing.T) {
+	n := newNet(t)
+	for _, count := range []int{0, 2} {
+		dir := t.TempDir()
+		foreign := []string{"cap_1.pcapng", "cap_3.pcapng", "cap_00001.pcapng", "cap_99999.pcapng", ".cap.pcapng.1.part", ".cap.pcapng.7.part"}
+		for _, name := range foreign {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("keep"), 0o600))
+		}
+		r, _ := n.record(toDisk(dir, count))
+		n.sendNumbered(0, 500, 1000)
+		require.NoError(t, r.Close())
+		for _, name := range foreign {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			require.NoError(t, err)
+			require.Equal(t, "keep", string(text), name)
+		}
+		require.Greater(t, len(n.names(dir)), len(foreign))
+	}
+
+	// Two recorders of one FILE stand beside each other.
+	dir := t.TempDir()
+	one, two := toDisk(dir, 0), toDisk(dir, 0)
+	two.Name = "other"
+	a, _ := n.record(one)
+	b, _ := n.record(two)
+	n.sendNumbered(0, 300, 1000)
+	for _, r := range []*Recorder{a, b} {
+		file, _ := n.dumpOf(r, model.DumpSpec{})
+		require.Len(t, file.numbers, 300)
+		require.Equal(t, model.RecorderRecording, r.View().State)
 	}
 }
 

@@ -42,15 +42,9 @@ func closePlace(p model.Place) {
 }
 
 // create makes a file that nobody else has, for rename or remove. The caller owns the
-// descriptor.
+// descriptor. The error wraps syscall.EEXIST when there is something of that name.
 func (f folder) create(name string) (fd int, err error) {
 	fd, err = f.openNew(name)
-	if errors.Is(err, syscall.EEXIST) { // left by a daemon that was killed
-		if err := f.remove(name); err != nil {
-			return model.NoFD, err
-		}
-		fd, err = f.openNew(name)
-	}
 	if err != nil {
 		return model.NoFD, f.explain("create", name, err)
 	}
@@ -134,6 +128,7 @@ type shelf struct {
 	timed   bool   // it has the time in it
 	ring    int    // after so many files names come again, and replace those from before; 0: never
 	parts   int
+	mine    map[string]bool // names of files that are this shelf's: nothing else is replaced
 }
 
 // newShelf is a shelf at a place; of a ring of files when ring is not 0. Errors are
@@ -145,25 +140,52 @@ func newShelf(p model.Place, ring int, owner model.Owner) (*shelf, error) {
 	}
 	base := p.Name()
 	timed := strings.Contains(strings.ReplaceAll(base, "%%", ""), "%")
-	return &shelf{folder: folderOf(p, owner), pattern: pattern, base: base, timed: timed, ring: ring}, nil
+	return &shelf{folder: folderOf(p, owner), pattern: pattern, base: base, timed: timed, ring: ring, mine: map[string]bool{}}, nil
 }
 
-// create makes the next file, under a name that it has until it is complete. The caller
-// owns the descriptor.
+// maxParts is how many names are tried for a file that is not complete: as many may
+// have been left by others who write files of the same name.
+const maxParts = 10_000
+
+// create makes the next file, under a name that it has until it is complete. Names that
+// others have are passed over. The caller owns the descriptor.
 func (s *shelf) create() (part string, fd int, err error) {
-	s.parts++
-	part = s.pattern.Part(s.parts)
-	fd, err = s.folder.create(part)
+	for range maxParts {
+		s.parts++
+		part = s.pattern.Part(s.parts)
+		if fd, err = s.folder.create(part); !errors.Is(err, syscall.EEXIST) {
+			break
+		}
+	}
 	return part, fd, err
 }
 
-// place gives a file that began at t its name. Outside of a ring it replaces nothing.
+// place gives a file that began at t its name. It replaces nothing but, in a ring, the
+// shelf's own oldest file.
 func (s *shelf) place(part string, t time.Time) (name string, err error) {
 	name = s.pattern.Next(t)
-	for s.ring == 0 && s.has(name) {
+	for tried := 1; s.taken(name); tried++ {
+		if tried == s.ring {
+			return "", s.explain("rename to", name, syscall.EEXIST)
+		}
 		name = s.pattern.Next(t)
 	}
-	return name, s.rename(part, name)
+	if err := s.rename(part, name); err != nil {
+		return "", err
+	}
+	s.mine[name] = true
+	return name, nil
+}
+
+// taken tells whether a name is not to be had.
+func (s *shelf) taken(name string) bool {
+	return s.has(name) && (s.ring == 0 || !s.mine[name])
+}
+
+// forget tells the shelf that a file of its own is deleted.
+func (s *shelf) forget(name string) {
+	s.pattern.Forget(name)
+	delete(s.mine, name)
 }
 
 // hinted is an error with what would help.

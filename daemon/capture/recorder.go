@@ -161,8 +161,12 @@ func (r *Recorder) begin() error {
 func captureOf(spec model.RecorderSpec) model.CaptureSpec {
 	return model.CaptureSpec{
 		Source: spec.Source, Filter: spec.Filter, Direction: spec.Direction, Snaplen: spec.Snaplen, NoPromisc: spec.NoPromisc, Wait: true,
+		Comment: signature(spec),
 	}
 }
+
+// signature is the comment of a recorder's files, by which it knows them again.
+func signature(spec model.RecorderSpec) string { return "recorder " + spec.Name }
 
 // boundsOf are the bounds of a recorder's history. What a trigger's dump has from
 // after it must not push out what it has from before.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
 // oldFile is a file that a shelf had before the daemon was started.
@@ -19,11 +21,11 @@ type oldFile struct {
 	time   time.Time // when it was written last
 }
 
-// resume has names go on behind the files that are there, and gives those, the oldest
-// first. A part that was left by a daemon that was killed becomes a file: it is
-// readable up to its last whole packet. Files that are named by the time cannot be told
-// from others', and are left alone. Where the directory cannot be read there are none.
-func (s *shelf) resume() []oldFile {
+// resume has names go on behind the files that bear a signature, and gives those, the
+// oldest first. A part that was left by a daemon that was killed becomes a file: it is
+// readable up to its last whole packet. All else is somebody else's, whatever its name,
+// and so is what is named by the time. Where the directory cannot be read there is nothing.
+func (s *shelf) resume(signature string) []oldFile {
 	if s.timed {
 		return nil
 	}
@@ -33,12 +35,15 @@ func (s *shelf) resume() []oldFile {
 		suffix = ""
 	}
 	whole := regexp.MustCompile(`^` + regexp.QuoteMeta(strings.TrimSuffix(base, suffix)) + `_([0-9]+)` + regexp.QuoteMeta(suffix) + `$`)
-	old := s.find(whole)
+	old := s.find(whole, signature)
 	for range s.last(old) {
 		s.pattern.Next(time.Time{})
 	}
+	for _, o := range old {
+		s.mine[o.name] = true
+	}
 	part := regexp.MustCompile(`^\.` + regexp.QuoteMeta(strings.ReplaceAll(base, "%", "")) + `\.([0-9]+)\.part$`)
-	for _, p := range s.find(part) {
+	for _, p := range s.find(part, signature) {
 		if name, err := s.place(p.name, p.time); err == nil {
 			p.name = name
 			old = append(old, p)
@@ -47,8 +52,9 @@ func (s *shelf) resume() []oldFile {
 	return old
 }
 
-// find lists the files whose names match, with the number in them.
-func (s *shelf) find(name *regexp.Regexp) []oldFile {
+// find lists the files whose names match and that bear a signature, with the number in
+// their names.
+func (s *shelf) find(name *regexp.Regexp, signature string) []oldFile {
 	entries, err := os.ReadDir(s.path)
 	if err != nil {
 		return nil
@@ -60,12 +66,24 @@ func (s *shelf) find(name *regexp.Regexp) []oldFile {
 		if m == nil || err != nil || !info.Mode().IsRegular() {
 			continue
 		}
-		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= maxNumber {
+		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= maxNumber && s.signed(e.Name(), signature) {
 			out = append(out, oldFile{e.Name(), n, info.Size(), info.ModTime()})
 		}
 	}
 	slices.SortFunc(out, func(a, b oldFile) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.number, b.number)) })
 	return out
+}
+
+// signed tells whether a file begins with a section of that comment.
+func (s *shelf) signed(name, signature string) bool {
+	f, err := s.open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // read-only
+	var b pcapng.Block
+	err = pcapng.NewReader(f).Next(&b)
+	return err == nil && b.Type == pcapng.SectionBlock && b.Section.Comment == signature
 }
 
 // maxNumber bounds the numbers that are gone on with.
