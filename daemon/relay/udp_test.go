@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -382,7 +383,15 @@ func TestWhatABackendDoesNotTakeWaitsWithinABound(t *testing.T) {
 	})
 	defer far.Close()
 	require.NoError(t, far.SetReadDeadline(time.Now().Add(deadline)))
+	// The kernel lets go what it holds for the neighbour while others may already send to
+	// it. Nobody does: what is sent then would overtake what is let go.
+	held, released := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release()
+	require.True(t, w.front(r.ID).(*udpFront).sh.do(func() { close(held); <-released }))
+	<-held
 	run(t, a, "neigh", "replace", "10.9.1.77", "lladdr", macOf(t, b, "vb"), "dev", "va")
+	release()
 	full := w.mustRelay(r.ID).Drops["full"]
 	msg := make([]byte, size)
 	for i := range n - int(full) {
