@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -24,39 +23,12 @@ import (
 // It needs root. All traffic stays on a veth pair between two network namespaces that
 // it makes itself; they have no names, so they end with the bench whatever ends it.
 
-// captureOptions are the flags of one run.
-type captureOptions struct {
-	bin    string
-	json   string
-	rounds int
-	quick  bool
-	row    *regexp.Regexp
-	peer   *regexp.Regexp
-}
-
-func parseCaptureFlags(args []string) (captureOptions, error) {
-	var o captureOptions
-	var row, peer string
-	f := flag.NewFlagSet("bench capture", flag.ContinueOnError)
-	f.StringVar(&o.bin, "bin", "bin", "the folder with sockd and sockd-ctl")
-	f.StringVar(&o.json, "json", "", "also write every number to this `FILE`")
-	f.IntVar(&o.rounds, "rounds", 5, "rounds of the rows that measure speed")
-	f.BoolVar(&o.quick, "quick", false, "one short round: tells what is broken, not what is fast")
-	f.StringVar(&row, "row", "", "only rows whose name matches this `REGEXP`")
-	f.StringVar(&peer, "peer", "", "only programs whose name matches this `REGEXP` (sockd always runs)")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if o.rounds < 1 || o.rounds > 100 {
-		return o, fmt.Errorf("-rounds %d: want 1 to 100", o.rounds)
-	}
-	var rowErr, peerErr error
-	o.row, rowErr = regexp.Compile(row)
-	o.peer, peerErr = regexp.Compile(peer)
-	return o, errors.Join(rowErr, peerErr)
+func parseCaptureFlags(args []string) (options, error) {
+	return readOptions("bench capture", flagWords{
+		rounds: "rounds of the rows that measure speed",
+		quick:  "one short round: tells what is broken, not what is fast",
+		peer:   "only programs whose name matches this `REGEXP` (sockd always runs)",
+	}, args)
 }
 
 // captureMain is the program behind `bench capture`.
@@ -93,7 +65,7 @@ func chooseCaptureRows(match *regexp.Regexp) []captureRow {
 }
 
 // runCapture measures the rows and prints the table of each as soon as it is complete.
-func runCapture(ctx context.Context, o captureOptions, out io.Writer) (err error) {
+func runCapture(ctx context.Context, o options, out io.Writer) (err error) {
 	rows := chooseCaptureRows(o.row)
 	if len(rows) == 0 {
 		return fmt.Errorf("-row %s matches no row", o.row)
@@ -128,7 +100,7 @@ func runCapture(ctx context.Context, o captureOptions, out io.Writer) (err error
 // A captureBench is where rows are measured: two joined namespaces, and folders for
 // the files.
 type captureBench struct {
-	captureOptions
+	options
 	self    string // this program, to run as the sender
 	net     *world
 	ram     string // a folder in memory, for files whose medium is not what is measured
@@ -137,14 +109,14 @@ type captureBench struct {
 	count   int    // of samples so far, to name their folders
 }
 
-func newCaptureBench(ctx context.Context, o captureOptions) (b *captureBench, err error) {
+func newCaptureBench(ctx context.Context, o options) (b *captureBench, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("want root, to make network namespaces and capture in them: sudo make bench-capture")
 	}
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return nil, err
 	}
-	b = &captureBench{captureOptions: o}
+	b = &captureBench{options: o}
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -200,7 +172,7 @@ func (b *captureBench) plan() plan {
 	if b.quick {
 		return plan{rounds: 1}
 	}
-	return plan{rounds: b.captureOptions.rounds}
+	return plan{rounds: b.options.rounds}
 }
 
 // folder is a new empty folder in a place.

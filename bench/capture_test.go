@@ -77,7 +77,7 @@ func mustCaptureBench(t *testing.T) *captureBench {
 	t.Helper()
 	familytest.Need(t, familytest.Root())
 	t.Setenv("TMPDIR", t.TempDir())
-	b, err := newCaptureBench(t.Context(), captureOptions{bin: "bin", rounds: 1, quick: true, row: regexp.MustCompile(""), peer: regexp.MustCompile("")})
+	b, err := newCaptureBench(t.Context(), options{bin: "bin", rounds: 1, quick: true, row: regexp.MustCompile(""), peer: regexp.MustCompile("")})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.close()) })
 	return b

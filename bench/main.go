@@ -87,15 +87,27 @@ type options struct {
 }
 
 func parseFlags(args []string) (options, error) {
+	return readOptions("bench", flagWords{
+		rounds: "rounds that count, after one that does not",
+		quick:  "one short round and no warm-up: tells what is broken, not what is fast",
+		peer:   "only peers whose name matches this `REGEXP` (direct always runs)",
+	}, args)
+}
+
+// flagWords are what a run says of the flags that mean something else in each.
+type flagWords struct{ rounds, quick, peer string }
+
+// readOptions reads the flags of a run that measures.
+func readOptions(name string, words flagWords, args []string) (options, error) {
 	var o options
 	var row, peer string
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.StringVar(&o.bin, "bin", "bin", "the folder with sockd and sockd-ctl")
 	f.StringVar(&o.json, "json", "", "also write every number to this `FILE`")
-	f.IntVar(&o.rounds, "rounds", 5, "rounds that count, after one that does not")
-	f.BoolVar(&o.quick, "quick", false, "one short round and no warm-up: tells what is broken, not what is fast")
+	f.IntVar(&o.rounds, "rounds", 5, words.rounds)
+	f.BoolVar(&o.quick, "quick", false, words.quick)
 	f.StringVar(&row, "row", "", "only rows whose name matches this `REGEXP`")
-	f.StringVar(&peer, "peer", "", "only peers whose name matches this `REGEXP` (direct always runs)")
+	f.StringVar(&peer, "peer", "", words.peer)
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
