@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +76,9 @@ func mustCaptureBench(t *testing.T) *captureBench {
 	t.Helper()
 	familytest.Need(t, familytest.Root())
 	t.Setenv("TMPDIR", t.TempDir())
-	b, err := newCaptureBench(t.Context(), options{bin: "bin", rounds: 1, quick: true, row: regexp.MustCompile(""), peer: regexp.MustCompile("")})
+	o, err := parseCaptureFlags([]string{"-rounds", "1", "-quick"})
+	require.NoError(t, err)
+	b, err := newCaptureBench(t.Context(), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.close()) })
 	return b

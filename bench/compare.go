@@ -27,33 +27,22 @@ const trialTimeout = 30 * time.Second
 
 // compareOptions are the flags of one comparison.
 type compareOptions struct {
-	bin  string
-	doc  string
-	row  *regexp.Regexp
-	peer *regexp.Regexp
+	selection
+	doc string
 }
 
 func parseCompareFlags(args []string) (compareOptions, error) {
 	var o compareOptions
-	var row, peer string
 	f := flag.NewFlagSet("bench compare", flag.ContinueOnError)
-	f.StringVar(&o.bin, "bin", "bin", "the folder with sockd and sockd-ctl")
+	o.register(f, onlyPeers)
 	f.StringVar(&o.doc, "doc", "", "write the tables between the marks in this `FILE`")
-	f.StringVar(&row, "row", "", "only rows whose name matches this `REGEXP`")
-	f.StringVar(&peer, "peer", "", "only peers whose name matches this `REGEXP` (direct always runs)")
-	if err := f.Parse(args); err != nil {
+	if err := parseAll(f, args); err != nil {
 		return o, err
 	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if o.doc != "" && row+peer != "" {
+	if o.doc != "" && !o.all() {
 		return o, errors.New("-doc wants every row and every peer: leave out -row and -peer")
 	}
-	var rowErr, peerErr error
-	o.row, rowErr = regexp.Compile(row)
-	o.peer, peerErr = regexp.Compile(peer)
-	return o, errors.Join(rowErr, peerErr)
+	return o, nil
 }
 
 // compareMain is the program behind `bench compare`.

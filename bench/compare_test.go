@@ -506,7 +506,8 @@ func TestCompareFlags(t *testing.T) {
 
 func TestCompareReportsAndRefusesNoRow(t *testing.T) {
 	var words strings.Builder
-	o := compareOptions{bin: t.TempDir(), row: regexp.MustCompile("^unixgram$"), peer: regexp.MustCompile("^sockd$")}
+	o, err := parseCompareFlags([]string{"-bin", t.TempDir(), "-row", "^unixgram$", "-peer", "^sockd$"})
+	require.NoError(t, err)
 	c, err := compare(t.Context(), o, &words)
 	require.NoError(t, err)
 	require.Len(t, c.lines, 1)

@@ -76,23 +76,62 @@ func runRole(args []string) (done bool, err error) {
 	return false, nil
 }
 
-// options are the flags of one run.
+// options are the flags of one run that measures.
 type options struct {
-	bin    string
+	selection
 	json   string
 	rounds int
 	quick  bool
-	row    *regexp.Regexp
-	peer   *regexp.Regexp
+}
+
+// selection are the flags of every run: what is measured, of which programs.
+type selection struct {
+	bin  string
+	row  *regexp.Regexp
+	peer *regexp.Regexp
+}
+
+// register adds the flags; peer is what -peer means.
+func (s *selection) register(f *flag.FlagSet, peer string) {
+	f.StringVar(&s.bin, "bin", "bin", "the folder with sockd and sockd-ctl")
+	s.row, s.peer = regexp.MustCompile(""), regexp.MustCompile("")
+	f.Func("row", "only rows whose name matches this `REGEXP`", pattern(&s.row))
+	f.Func("peer", peer, pattern(&s.peer))
+}
+
+// all tells whether nothing is left out.
+func (s *selection) all() bool { return s.row.String()+s.peer.String() == "" }
+
+func pattern(to **regexp.Regexp) func(string) error {
+	return func(text string) (err error) {
+		r, err := regexp.Compile(text)
+		if err == nil {
+			*to = r
+		}
+		return err
+	}
+}
+
+// parseAll parses flags, which are all that may be said.
+func parseAll(f *flag.FlagSet, args []string) error {
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	return nil
 }
 
 func parseFlags(args []string) (options, error) {
 	return readOptions("bench", flagWords{
 		rounds: "rounds that count, after one that does not",
 		quick:  "one short round and no warm-up: tells what is broken, not what is fast",
-		peer:   "only peers whose name matches this `REGEXP` (direct always runs)",
+		peer:   onlyPeers,
 	}, args)
 }
+
+const onlyPeers = "only peers whose name matches this `REGEXP` (direct always runs)"
 
 // flagWords are what a run says of the flags that mean something else in each.
 type flagWords struct{ rounds, quick, peer string }
@@ -100,27 +139,18 @@ type flagWords struct{ rounds, quick, peer string }
 // readOptions reads the flags of a run that measures.
 func readOptions(name string, words flagWords, args []string) (options, error) {
 	var o options
-	var row, peer string
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
-	f.StringVar(&o.bin, "bin", "bin", "the folder with sockd and sockd-ctl")
+	o.register(f, words.peer)
 	f.StringVar(&o.json, "json", "", "also write every number to this `FILE`")
 	f.IntVar(&o.rounds, "rounds", 5, words.rounds)
 	f.BoolVar(&o.quick, "quick", false, words.quick)
-	f.StringVar(&row, "row", "", "only rows whose name matches this `REGEXP`")
-	f.StringVar(&peer, "peer", "", words.peer)
-	if err := f.Parse(args); err != nil {
+	if err := parseAll(f, args); err != nil {
 		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	if o.rounds < 1 || o.rounds > 100 {
 		return o, fmt.Errorf("-rounds %d: want 1 to 100", o.rounds)
 	}
-	var rowErr, peerErr error
-	o.row, rowErr = regexp.Compile(row)
-	o.peer, peerErr = regexp.Compile(peer)
-	return o, errors.Join(rowErr, peerErr)
+	return o, nil
 }
 
 // run takes all samples and prints a table for each row as soon as it is complete.

@@ -97,6 +97,8 @@ var arrows = []arrow{
 		"sockd-ctl links ctl: through it the daemon's engines would end up in the client"},
 	{"ctl knows no family", `^ctl(/|$)`, `^` + module + `/families/(all|ksock|inet|inet6|local|ipx|packet|packet/ring|packet/inject|packet/filter|familytest)$`, ``,
 		"a family is added without touching the protocol; ctl speaks of families only as the contract does"},
+	{"filter stands alone", `^families/packet/filter(/|$)`, `^` + module + `/|^github\.com/`, `^` + module + `/families/packet/filter/(syntax|internal/code)$`,
+		"others may import the compiler without the rest of sockd, and the client does"},
 	{"tap is a client and little more", `^ctl/tap$`, `^` + module + `/|^[^/]*\.[^/]*/`, `^` + module + `/(ctl|ctl/borrow|families/model|families/packet/(pcapng|shm))$`,
 		"other people's programs link it"},
 	{"sockd-ctl is only the client", `^cmd/sockd-ctl$`, `^` + module + `/(daemon|systemd|families/(all|ksock|inet|inet6|local|ipx|packet|packet/ring))(/|$)`, `^` + module + `/families/packet/(pcapng|filter)$`,
@@ -128,11 +130,12 @@ var arrows = []arrow{
 // Who may import ksock and x/sys/unix, and why.
 var (
 	ksockUsers = map[string]string{
-		"families/inet":   "its sockets are kernel sockets",
-		"families/inet6":  "its sockets are kernel sockets",
-		"families/local":  "its sockets are kernel sockets",
-		"families/packet": "its sockets are kernel sockets",
-		"daemon/relay":    "dials pinned paths as the owner, asks the kernel's queues",
+		"families/inet":         "its sockets are kernel sockets",
+		"families/inet6":        "its sockets are kernel sockets",
+		"families/local":        "its sockets are kernel sockets",
+		"families/packet":       "its sockets are kernel sockets",
+		"families/packet/owner": "asks sock_diag who holds a socket",
+		"daemon/relay":          "dials pinned paths as the owner, asks the kernel's queues",
 	}
 	unixUsers = map[string]string{
 		"families/ksock":         "the socket system calls",
@@ -145,7 +148,7 @@ var (
 		"families/familytest":    "network namespaces",
 		"systemd":                "descriptors that systemd hands over, notify",
 		"systemd/systemdtest":    "boots a systemd in namespaces",
-		"ctl":                    "errno names (errno.go)",
+		"ctl":                    "errno names (errno.go), how much is unread in a pipe (outcome.go)",
 		"ctl/varlink":            "SCM_RIGHTS, SO_PEERCRED",
 		"ctl/borrow":             "what the client does with its own rights",
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/families/model"
@@ -132,6 +133,7 @@ func (f *fileFlags) parameters(in captureIn, now time.Time) writeIn {
 type fileCapture struct {
 	e    *Env
 	path string // of -w
+	note func(string)
 	in   writeIn
 	fds  []int
 	main *Client // for Write
@@ -140,6 +142,7 @@ type fileCapture struct {
 	pattern *files.Pattern // nil: one file
 	keep    files.Keep
 
+	begun  chan struct{} // closed by the daemon's first answer
 	need   chan struct{} // one more file is to be opened
 	whole  chan complete // files to be named
 	cancel context.CancelFunc
@@ -151,6 +154,8 @@ type fileCapture struct {
 	parts   []*os.File // those that are not complete, in order
 	number  int        // of the file that was opened last
 	failed  error      // what sockd-ctl could not do
+
+	missing *missingError // of files; run's
 }
 
 // complete is a file that is to be named.
@@ -166,7 +171,7 @@ const maxUnnamed = 64
 // writeFiles captures to files. The first is opened after the daemon has agreed: a
 // capture that is refused leaves an older file alone.
 func (f *captureFlags) writeFiles(ctx context.Context, e *Env, in captureIn) error {
-	c := &fileCapture{e: e, path: f.write, in: f.file.parameters(in, time.Now()), need: make(chan struct{}, maxSupply), whole: make(chan complete, maxUnnamed)}
+	c := &fileCapture{e: e, path: f.write, note: f.noter(e), in: f.file.parameters(in, time.Now()), begun: make(chan struct{}), need: make(chan struct{}, maxSupply), whole: make(chan complete, maxUnnamed)}
 	if f.file.rotates() {
 		c.rotate(&f.file)
 	}
@@ -180,19 +185,24 @@ func (f *captureFlags) writeFiles(ctx context.Context, e *Env, in captureIn) err
 	}
 	defer c.main.Close()
 	defer c.side.Close()
-	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+	begin, ctx, cancel := e.running(ctx)
 	defer cancel()
-	err = c.run(ctx)
+	err = c.run(begin, ctx)
 	if c.started && c.ended {
 		(&captureRun{e: e, flags: f, capture: c.capture, packets: c.capture.Delivered, ended: true}).summary()
 		if e.JSON {
 			err = errors.Join(err, e.printJSON(c.capture))
 		}
 	}
-	if err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	switch {
+	case err != nil:
+		return err
+	case c.missing != nil:
+		return c.missing
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("capture %s: %w", c.capture.Source, ctx.Err())
 	}
-	return err
+	return nil
 }
 
 // rotate prepares names and bounds.
@@ -218,8 +228,9 @@ func (c *fileCapture) dial(ctx context.Context) (err error) {
 	return nil
 }
 
-// run captures until the daemon has answered for the last time.
-func (c *fileCapture) run(ctx context.Context) error {
+// run captures until the daemon has answered for the last time. begin is how long its
+// first answer may take, ctx is the end of the capture.
+func (c *fileCapture) run(begin, ctx context.Context) error {
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	c.cancel = cancel
@@ -227,7 +238,7 @@ func (c *fileCapture) run(ctx context.Context) error {
 	helpers.Go(func() { c.supply(call) })
 	helpers.Go(c.name)
 	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(stopped); c.stop(call) })
+	stop := context.AfterFunc(ctx, func() { defer close(stopped); c.stop(begin, call) })
 	err := c.main.More(call, writeMethod, c.in, c.reply, c.fds...)
 	if !stop() {
 		<-stopped
@@ -247,9 +258,14 @@ func (c *fileCapture) run(ctx context.Context) error {
 	return err
 }
 
-// stop asks for the end. When the daemon does not hear it the connection is closed,
+// stop asks for the end, of what has begun. When the daemon does not hear it the connection is closed,
 // which ends the capture, too.
-func (c *fileCapture) stop(ctx context.Context) {
+func (c *fileCapture) stop(begin, ctx context.Context) {
+	select {
+	case <-c.begun:
+	case <-begin.Done(): // in most cases it has
+	case <-ctx.Done():
+	}
 	c.mu.Lock()
 	id, started := c.capture.ID, c.started
 	c.mu.Unlock()
@@ -272,6 +288,9 @@ func (c *fileCapture) reply(raw json.RawMessage) error {
 	if out.File != nil {
 		c.file(*out.File)
 	}
+	if out.Note != nil {
+		c.note(*out.Note)
+	}
 	return nil
 }
 
@@ -289,6 +308,7 @@ func (c *fileCapture) view(v model.Capture) {
 		snaplen = maxSnaplen
 	}
 	c.e.say("capturing on %s, snapshot length %d bytes", cell(v.Source), snaplen)
+	close(c.begun)
 	c.need <- struct{}{}
 	if c.pattern != nil {
 		c.need <- struct{}{} // the one ahead
@@ -296,7 +316,7 @@ func (c *fileCapture) view(v model.Capture) {
 }
 
 // file takes what the daemon says of a file.
-func (c *fileCapture) file(r model.FileReport) {
+func (c *fileCapture) file(r fileOut) {
 	if r.Reason == "error" {
 		c.e.say("%s: packets are lost until it can be written: %s", cell(c.path), r.Error)
 		return
@@ -309,7 +329,8 @@ func (c *fileCapture) file(r model.FileReport) {
 	part := c.parts[0]
 	c.parts = c.parts[1:]
 	c.mu.Unlock()
-	c.whole <- complete{part, r}
+	c.unwritten(r)
+	c.whole <- complete{part, r.FileReport}
 	if c.pattern != nil {
 		select {
 		case c.need <- struct{}{}:
@@ -317,6 +338,31 @@ func (c *fileCapture) file(r model.FileReport) {
 		}
 	}
 }
+
+// unwritten takes down what a file should have and has not, for the exit code.
+func (c *fileCapture) unwritten(r fileOut) {
+	errno, known := errnoNamed(orZero(r.Errno))
+	if !known || r.Lost == 0 && r.Bytes > 0 {
+		return // nothing was lost in the end, or by the file's format
+	}
+	if c.missing == nil {
+		c.missing = &missingError{path: c.path, errno: errno}
+	}
+	c.missing.lost += r.Lost
+}
+
+// missingError is the error of a capture whose files could not take all packets.
+type missingError struct {
+	path  string
+	lost  int64
+	errno syscall.Errno // of the first such file
+}
+
+func (m *missingError) Error() string {
+	return fmt.Sprintf("capture to %s: %s lost: %v", visible(m.path), packets(m.lost), m.errno)
+}
+
+func (m *missingError) Unwrap() error { return m.errno }
 
 // supply opens files and hands them over, until the capture has ended. Where the first
 // cannot be opened it ends. A later one is tried again: the capture goes on meanwhile, and
@@ -394,7 +440,7 @@ const maxParts = 1 << 20
 // is hidden beside it until it is complete.
 func (c *fileCapture) open() (*os.File, error) {
 	if c.pattern == nil {
-		return os.Create(c.path)
+		return createFile(c.path)
 	}
 	for {
 		c.number++
@@ -405,9 +451,21 @@ func (c *fileCapture) open() (*os.File, error) {
 	}
 }
 
+// createFile makes or empties a file, as tcpdump does, but for a recorder's.
+func createFile(path string) (*os.File, error) {
+	if files.OfRecorder(path) {
+		return nil, ofRecorder(path)
+	}
+	return os.Create(path)
+}
+
 // name names files as they are complete, and deletes those that are too many.
 func (c *fileCapture) name() {
 	for f := range c.whole {
+		if f.report.Bytes == 0 {
+			c.try(c.discard(f.File))
+			continue
+		}
 		if c.pattern == nil {
 			c.try(f.Close())
 			continue
@@ -418,8 +476,8 @@ func (c *fileCapture) name() {
 			err = closeErr
 		}
 		c.try(err)
-		to := c.pattern.Next(f.report.Begun.Local())
-		if err := os.Rename(f.Name(), to); err != nil {
+		to, err := c.place(f.Name(), f.report.Begun.Local())
+		if err != nil {
 			c.try(err)
 			continue
 		}
@@ -427,6 +485,37 @@ func (c *fileCapture) name() {
 			c.remove(old)
 		}
 	}
+}
+
+// place gives a file that began at t its name. What has that name is replaced, as by
+// tcpdump, but for a recorder's file, whose name is passed over.
+func (c *fileCapture) place(part string, t time.Time) (name string, err error) {
+	for tried := 1; ; tried++ {
+		name = c.pattern.Next(t)
+		err = files.RenameNew(part, name)
+		switch {
+		case !errors.Is(err, os.ErrExist):
+			return name, err
+		case !files.OfRecorder(name) || c.keep.Has(name):
+			return name, os.Rename(part, name)
+		case tried == c.keep.Count:
+			return name, ofRecorder(name) // the whole ring
+		}
+	}
+}
+
+// discard deletes a file that the disk had no room for: an empty one is none that a
+// reader takes. FILE may be another one's name by now.
+func (c *fileCapture) discard(f *os.File) error {
+	own, err := f.Stat()
+	_ = f.Close() // nothing was written
+	if err != nil {
+		return err
+	}
+	if there, err := os.Lstat(f.Name()); err != nil || !os.SameFile(own, there) {
+		return nil
+	}
+	return os.Remove(f.Name())
 }
 
 // remove deletes a file of this capture. One that is gone has been deleted by somebody.

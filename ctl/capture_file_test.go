@@ -94,6 +94,111 @@ func TestAFileThatCannotBeWrittenIsSaid(t *testing.T) {
 	require.Contains(t, r.stderr, path+": packets are lost until it can be written: no space left on device\n")
 }
 
+// A capture replaces what is in its way, as tcpdump does, but no recorder's file.
+func TestARecordersFileIsNotReplaced(t *testing.T) {
+	recorders := pcapng.AppendSection(nil, pcapng.Section{Comment: "recorder black"})
+	for args, want := range map[string]string{
+		"-w FILE":                        "cap.pcapng=recorder black",
+		"-w FILE --comment x -Q in -c 1": "cap.pcapng=recorder black",
+		"-w FILE -C 1":                   "cap.pcapng=recorder black cap_00001.pcapng=recorder black cap_00002.pcapng=0 cap_00003.pcapng=1",
+		"-w FILE -C 1 -W 2":              "cap.pcapng=recorder black cap_00001.pcapng=recorder black cap_1.pcapng=recorder black cap_2.pcapng=1",
+	} {
+		sh, b := mustShell(t)
+		b.CaptureFiles(2)
+		dir := t.TempDir()
+		for _, name := range []string{"cap.pcapng", "cap_00001.pcapng"} {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), recorders, 0o600))
+		}
+		if strings.Contains(args, "-W") {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "cap_1.pcapng"), recorders, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "cap_2.pcapng"), []byte("somebody's"), 0o600))
+		}
+		fields := strings.Fields(strings.Replace(args, "FILE", dir+"/cap.pcapng", 1))
+		r := sh.run("", append(append([]string{"capture"}, fields...), "eth7")...)
+		require.Equal(t, strings.Contains(args, "-C"), r.exit == ExitOK, r.stderr)
+		if r.exit != ExitOK {
+			require.Equal(t, ExitInUse, r.exit)
+			require.Contains(t, r.stderr, "cap.pcapng is a file of a recorder's: file exists (EEXIST)")
+		}
+		got := mustList(t, dir)
+		if !strings.Contains(args, "-C") {
+			got = got[:1]
+		}
+		require.Equal(t, want, strings.Join(got, " "))
+	}
+}
+
+// Packets that a full disk has cost are an error of the capture's, and a file that has not
+// even its beginning is none.
+func TestAFullDiskEndsACaptureWithAnError(t *testing.T) {
+	for _, tt := range []struct {
+		name, args string
+		files      int
+		want       []string
+	}{
+		{"one file", "", 1, nil},
+		{"several", "-C 1", 3, []string{"cap_00001.pcapng=0", "cap_00002.pcapng=2"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sh, b := mustShell(t)
+			b.CaptureFiles(tt.files)
+			b.FillDisk()
+			path := filepath.Join(t.TempDir(), "cap.pcapng")
+			r := sh.run("", append([]string{"capture", "-w", path}, append(strings.Fields(tt.args), "eth7")...)...)
+			require.Equal(t, ExitSystem, r.exit, r.stderr)
+			require.Contains(t, r.stderr, "3 packets received by filter\n", "it is summed up all the same")
+			require.True(t, strings.HasSuffix(r.stderr, "\nsockd-ctl: capture to "+path+": 2 packets lost: no space left on device (ENOSPC)\n"), r.stderr)
+			require.Equal(t, tt.want, mustList(t, filepath.Dir(path)))
+		})
+	}
+}
+
+// An interface that goes and comes was known to the daemon's log alone.
+func TestACaptureSaysWhatBecomesOfItsInterface(t *testing.T) {
+	const want = "eth7 is gone\neth7 is there\n"
+	for _, to := range []string{"-", "FILE"} {
+		for _, quiet := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, quiet %t", to, quiet), func(t *testing.T) {
+				sh, b := mustShell(t)
+				b.Flicker()
+				args := []string{"capture", "-w", strings.Replace(to, "FILE", filepath.Join(t.TempDir(), "x"), 1)}
+				if quiet {
+					args = append(args, "-q")
+				}
+				r := sh.run("", append(args, "eth7")...)
+				require.Equal(t, ExitOK, r.exit, r.stderr)
+				require.Equal(t, !quiet, strings.Contains(r.stderr, want), r.stderr)
+			})
+		}
+	}
+}
+
+// --duration 0 ran for ever, and --timeout 0 left no file: 0 is not to wait.
+func TestACaptureThatDoesNotWait(t *testing.T) {
+	zero, one, none := int64(0), int64(5), (*int64)(nil)
+	for in, want := range map[*int64]time.Duration{&zero: 1, &one: 5, none: 0} {
+		spec, err := captureIn{ShareIn: ShareIn{Source: "eth7", Duration: in}}.spec()
+		require.NoError(t, err)
+		require.Equal(t, want, spec.Duration)
+	}
+	for text, want := range map[string]*int64{"0": &zero, "none": nil} {
+		f := newCaptureFlags(flag.NewFlagSet("capture", flag.ContinueOnError))
+		d, err := model.ParseDuration(text)
+		require.NoError(t, err)
+		f.duration = &d
+		in, err := f.parameters([]string{"eth7"})
+		require.NoError(t, err)
+		require.Equal(t, want, in.Duration)
+	}
+	sh, _ := mustShell(t)
+	sh.env.Timeout = new(time.Duration)
+	for _, to := range []string{"-", filepath.Join(t.TempDir(), "x")} {
+		r := sh.run("", "capture", "-w", to, "eth7")
+		require.Equal(t, ExitTimedOut, r.exit, r.stderr)
+		require.Contains(t, r.stderr, "3 packets received by filter", "it has begun, and was completed")
+	}
+}
+
 // Somebody has put a directory where a file is to be: it is said, the exit code tells,
 // and the capture goes on.
 func TestAFileThatCannotBeNamedIsSaidAndTheRestGoesOn(t *testing.T) {
@@ -188,7 +293,7 @@ func TestFileFlagsThatDoNotGoTogether(t *testing.T) {
 func TestFileParameters(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	f := fileFlags{size: 5000, every: time.Hour, count: 3}
-	in := f.parameters(captureIn{Source: "eth7"}, now)
+	in := f.parameters(captureIn{ShareIn: ShareIn{Source: "eth7"}}, now)
 	cut, err := in.files()
 	require.NoError(t, err)
 	require.Equal(t, int64(5000), cut.Size)
@@ -204,7 +309,7 @@ func TestFileParameters(t *testing.T) {
 	cut, _ = f.parameters(captureIn{}, now).files()
 	require.EqualValues(t, 1<<20, cut.Size)
 
-	_, err = writeIn{Zones: make([]model.Zone, maxZones+1)}.files()
+	_, err = writeIn{Zones: make([]model.Zone, 65)}.files()
 	require.Equal(t, ExitUsage, ExitCode(err))
 }
 

@@ -57,14 +57,14 @@ func startCaptureOf[T any](r request, in captureIn, start func(model.CaptureSpec
 
 // takeNamespace takes the two descriptors out of the message, or nil.
 func (r request) takeNamespace(in captureIn) (*model.Namespace, error) {
-	if in.PacketSocket == nil && in.RouteSocket == nil {
+	if in.PacketSocket == nil && in.RouteSocket == nil && in.Netns == nil {
 		return nil, nil
 	}
-	packet, err := r.takeFile(in.PacketSocket)
+	packet, err := r.takeFileOf("packet_socket", in.PacketSocket)
 	if err != nil {
 		return nil, err
 	}
-	route, err := r.takeFile(in.RouteSocket)
+	route, err := r.takeFileOf("route_socket", in.RouteSocket)
 	if err == nil && (packet == model.NoFD || route == model.NoFD) {
 		err = fmt.Errorf("netns: want packet_socket and route_socket, both: %w", families.ErrSyntax)
 	}

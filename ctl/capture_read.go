@@ -35,13 +35,13 @@ func (f *captureFlags) readFile(ctx context.Context, e *Env, filter string) erro
 	}
 	ctx, stop := e.whileRead(ctx)
 	defer stop()
-	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
-	defer cancel()
 	in, closeInput, err := openInput(e, f.read)
 	if err != nil {
 		return err
 	}
 	defer closeInput()
+	ctx, cancel := withTimeout(ctx, timeoutOf(e, in))
+	defer cancel()
 	out := bufio.NewWriter(e.Stdout)
 	r := &fileRun{e: e, flags: f, name: f.read, filter: filter, matches: map[pcapng.LinkType]PacketFilter{}, names: map[string]bool{}}
 	r.capture = model.Capture{Source: f.read, Filter: filter}
@@ -63,7 +63,7 @@ func (f *captureFlags) checkRead() error {
 		return &UsageError{Verb: "capture", Why: "-r and -i: the packets come from a file or from an interface"}
 	case f.file.rotates() || f.file.count > 0:
 		return &UsageError{Verb: "capture", Why: "-r: -C, -G, -W and --max-bytes are for interfaces", Hint: "sockd-ctl capture -r FILE -w FILE"}
-	case f.duration > 0, f.wait, f.netns != "", f.queue > 0, f.rings > 0:
+	case f.duration != nil, f.wait, f.netns != "", f.queue > 0, f.rings > 0:
 		return &UsageError{Verb: "capture", Why: "-r: --duration, --wait, --netns, --queue and --rings are for interfaces"}
 	}
 	return nil
@@ -79,6 +79,20 @@ func openInput(e *Env, name string) (r io.Reader, closer func(), err error) {
 		return nil, nil, fmt.Errorf("capture: %w", err)
 	}
 	return file, func() { _ = file.Close() }, nil // it was only read
+}
+
+// timeoutOf is --timeout for reading in: with 0, which is not to wait, a file is read all
+// the same, for which nobody waits.
+func timeoutOf(e *Env, in io.Reader) *int64 {
+	timeout := e.timeoutParameter()
+	file, ok := in.(*os.File)
+	if timeout == nil || *timeout > 0 || !ok {
+		return timeout
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return timeout
+	}
+	return nil
 }
 
 // severalIn tells whether a file has packets of several interfaces, which is known only
@@ -130,8 +144,6 @@ func (r *fileRun) run(ctx context.Context, in io.Reader) error {
 	switch {
 	case errors.Is(err, errEnough), errors.Is(err, io.EOF):
 		return nil
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("capture: %s ends within a block", visible(r.name))
 	case context.Cause(ctx) != nil:
 		return nil // Ctrl-C and the end of the time: end says which
 	}
@@ -141,8 +153,14 @@ func (r *fileRun) run(ctx context.Context, in io.Reader) error {
 // errEnough ends a run that has all packets that it wants.
 var errEnough = errors.New("enough packets")
 
-func (r *fileRun) fail(err error) error {
-	return fmt.Errorf("capture: read %s: %w", visible(r.name), err)
+func (r *fileRun) fail(err error) error { return readError("capture", r.name, err) }
+
+// readError is what is wrong with a file of packets.
+func readError(verb, name string, err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%s: %s ends within a block", verb, visible(name))
+	}
+	return fmt.Errorf("%s: read %s: %w", verb, visible(name), err)
 }
 
 func (r *fileRun) block(b *pcapng.Block) error {
@@ -177,7 +195,7 @@ func (r *fileRun) announce(i *pcapng.Interface) error {
 
 func (r *fileRun) compile(link pcapng.LinkType) (PacketFilter, error) {
 	if r.filter == "" {
-		return func([]byte, int) bool { return true }, nil
+		return func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error { return yield(p) }, nil
 	}
 	if r.e.Filter == nil {
 		return nil, errors.New("this program cannot filter packets")
@@ -185,13 +203,18 @@ func (r *fileRun) compile(link pcapng.LinkType) (PacketFilter, error) {
 	return r.e.Filter(r.filter, link)
 }
 
-// packet takes a packet that is wanted, until there are enough.
+// packet takes the packets that are wanted now that p has come.
 func (r *fileRun) packet(p *pcapng.Packet) error {
 	r.capture.Received++
-	i := &r.reader.Interfaces()[p.Interface]
-	if !r.wants(p) || !r.matches[i.Link](p.Data, p.Len) {
+	if !r.wants(p) {
 		return nil
 	}
+	return r.matches[r.reader.Interfaces()[p.Interface].Link](p, r.take)
+}
+
+// take prints or copies a packet, until there are enough.
+func (r *fileRun) take(p *pcapng.Packet) error {
+	i := &r.reader.Interfaces()[p.Interface]
 	if n := int(r.flags.snaplen); n > 0 && n < len(p.Data) {
 		p.Data = p.Data[:n]
 	}

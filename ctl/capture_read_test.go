@@ -44,7 +44,12 @@ func reading(t *testing.T) *shell {
 		if text == "nonsense" {
 			return nil, &families.SyntaxError{What: "filter", Text: text, Why: "is none", Column: 1}
 		}
-		return func(data []byte, _ int) bool { return strings.Contains(string(data), text) }, nil
+		return func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error {
+			if strings.Contains(string(p.Data), text) {
+				return yield(p)
+			}
+			return nil
+		}, nil
 	}
 	return sh
 }

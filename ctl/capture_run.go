@@ -24,8 +24,10 @@ type captureRun struct {
 	reader  *pcapng.Reader
 	lines   packetLines
 	packets int64
-	ended   bool        // the statistics have come, so nothing is missing
-	classic *pcapStream // the file is of that format; nil: it is the stream as it comes
+
+	announced string      // the last line of announce
+	ended     bool        // the statistics have come, so nothing is missing
+	classic   *pcapStream // the file is of that format; nil: it is the stream as it comes
 }
 
 // copy receives until the daemon ends the stream; ctx's end asks it to.
@@ -140,7 +142,11 @@ func (r *captureRun) announce(i pcapng.Interface) {
 	if snaplen == 0 {
 		snaplen = maxSnaplen
 	}
-	r.e.say("capturing on %s, link-type %s, snapshot length %d bytes", cell(i.Name), i.Link, snaplen)
+	line := fmt.Sprintf("capturing on %s, link-type %s, snapshot length %d bytes", cell(i.Name), i.Link, snaplen)
+	if line != r.announced { // it is described anew when its filter is changed
+		r.e.say("%s", line)
+		r.announced = line
+	}
 }
 
 // count takes over what the statistics of an interface say: they come once for

@@ -224,11 +224,11 @@ func TestCaptureFlagsThatDoNotGoTogether(t *testing.T) {
 func TestCaptureParametersAreChecked(t *testing.T) {
 	n := func(i int64) *int64 { return &i }
 	s := "sideways"
-	for name, in := range map[string]captureIn{
+	for name, in := range map[string]ShareIn{
 		"direction": {Direction: &s}, "snaplen below 0": {Snaplen: n(-1)}, "snaplen": {Snaplen: n(maxSnaplen + 1)},
 		"count": {Count: n(-1)}, "duration": {Duration: n(-1)},
 	} {
-		_, err := in.spec()
+		_, err := captureIn{ShareIn: in}.spec()
 		require.Equal(t, ExitUsage, ExitCode(err), name)
 	}
 }

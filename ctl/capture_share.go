@@ -23,7 +23,7 @@ import (
 // a ShareOut.
 const ShareMethod = "io.sockd.Capture.Share"
 
-// ShareIn are the parameters of ShareMethod, as those of a capture that is streamed.
+// ShareIn are the parameters of ShareMethod. A capture that is streamed has them, too.
 type ShareIn struct {
 	Source    string  `json:"source"`
 	Filter    *string `json:"filter,omitempty"`
@@ -62,7 +62,7 @@ func serveShare(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	r := s.request(c)
-	capture, err := startCaptureOf(r, in.capture(), func(spec model.CaptureSpec) (Sharing, error) {
+	capture, err := startCaptureOf(r, captureIn{ShareIn: in}, func(spec model.CaptureSpec) (Sharing, error) {
 		return r.CaptureShare(ctx, r.caller, spec)
 	})
 	if err != nil {
@@ -79,15 +79,6 @@ func serveShare(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return nil // somebody has closed the capture: the reader sees the end, and that is no failure
 	}
 	return err
-}
-
-// capture is in as the parameters of a streamed capture.
-func (in ShareIn) capture() captureIn {
-	return captureIn{
-		Source: in.Source, Filter: in.Filter, Direction: in.Direction, Snaplen: in.Snaplen, Count: in.Count, NoPromisc: in.NoPromisc,
-		Duration: in.Duration, Wait: in.Wait, Queue: in.Queue, Rings: in.Rings,
-		Netns: in.Netns, PacketSocket: in.PacketSocket, RouteSocket: in.RouteSocket,
-	}
 }
 
 // runShare runs a capture until its end, which is also that of the caller's sending

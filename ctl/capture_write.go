@@ -12,6 +12,7 @@ import (
 	"github.com/sockd/sockd/ctl/varlink"
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/files"
 )
 
 // A capture to files runs like this. The daemon writes into descriptors that the
@@ -40,10 +41,25 @@ type writeIn struct {
 	Files *int64       `json:"files,omitempty"`
 }
 
-// writeOut is one reply: first and last Capture, in between File.
+// writeOut is one reply: first and last Capture, in between File or Note.
 type writeOut struct {
-	Capture *model.Capture    `json:"capture,omitempty"`
-	File    *model.FileReport `json:"file,omitempty"`
+	Capture *model.Capture `json:"capture,omitempty"`
+	File    *fileOut       `json:"file,omitempty"`
+	Note    *string        `json:"note,omitempty"`
+}
+
+// fileOut is a report, with its errno by name.
+type fileOut struct {
+	model.FileReport
+	Errno *string `json:"errno,omitempty"`
+}
+
+func newFileOut(r model.FileReport) *fileOut {
+	out := &fileOut{FileReport: r}
+	if r.Errno != 0 {
+		out.Errno = new(errnoName(r.Errno))
+	}
+	return out
 }
 
 type supplyIn struct {
@@ -55,14 +71,13 @@ var _ = addMethod(method{name: writeMethod, in: writeIn{}, out: writeOut{}, more
 
 var _ = addMethod(method{name: supplyMethod, in: supplyIn{}, out: struct{}{}, serve: serveSupply})
 
-// maxZones bounds the changes of clocks that a caller may tell of.
-const maxZones = 64
-
+// files checks how files are to be cut, before anything is started.
 func (in writeIn) files() (model.FileSpec, error) {
-	if len(in.Zones) > maxZones {
-		return model.FileSpec{}, fmt.Errorf("capture: %d zones, want at most %d: %w", len(in.Zones), maxZones, families.ErrSyntax)
+	spec := model.FileSpec{Size: orZero(in.Size), Every: time.Duration(orZero(in.Every)), Zones: in.Zones, Files: orZero(in.Files)}
+	if orZero(in.Format) == model.FormatPcap && orZero(in.Comment) != "" {
+		return spec, &families.SyntaxError{What: "comment", Text: *in.Comment, Why: "a pcap file has none"}
 	}
-	return model.FileSpec{Size: orZero(in.Size), Every: time.Duration(orZero(in.Every)), Zones: in.Zones, Files: orZero(in.Files)}, nil
+	return spec, spec.Check()
 }
 
 func serveWrite(ctx context.Context, s *Server, c *varlink.ServerCall) error {
@@ -80,18 +95,78 @@ func serveWrite(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 	}
 	defer capture.Close()
 	v := capture.View()
-	files := s.supplies.add(v.ID, c.Caller.UID)
+	supplied := s.supplies.add(v.ID, c.Caller.UID)
 	defer s.supplies.remove(v.ID)
 	if err := c.Continue(writeOut{Capture: &v}); err != nil {
 		return err
 	}
-	err = capture.RunFiles(ctx, cut, files.next, func(r model.FileReport) error { return c.Continue(writeOut{File: &r}) })
+	told := newTold(c)
+	capture.Notes(told.note)
+	err = capture.RunFiles(ctx, cut, supplied.next, func(r model.FileReport) error { return told.send(writeOut{File: newFileOut(r)}) })
+	capture.Notes(nil)
+	told.close()
 	v = capture.View()
 	if err != nil && !errors.Is(err, net.ErrClosed) { // somebody who has closed it is no failure
 		_ = c.Continue(writeOut{Capture: &v}) // the error is said all the same
 		return err
 	}
 	return c.Reply(writeOut{Capture: &v})
+}
+
+// told sends what a capture has to tell while it runs: notes come from goroutines that
+// must not wait for the caller.
+type told struct {
+	mu     sync.Mutex // held while a reply is sent
+	c      *varlink.ServerCall
+	notes  chan string
+	ended  chan struct{}
+	teller sync.WaitGroup
+}
+
+// maxNotes bounds the notes that wait: more than that come of interfaces that come and go
+// faster than anybody reads, and the rest is left out.
+const maxNotes = 64
+
+func newTold(c *varlink.ServerCall) *told {
+	t := &told{c: c, notes: make(chan string, maxNotes), ended: make(chan struct{})}
+	t.teller.Go(t.tell)
+	return t
+}
+
+// note takes one in.
+func (t *told) note(text string) {
+	select {
+	case t.notes <- text:
+	default: // see maxNotes
+	}
+}
+
+// tell sends notes until the end, and those from before it.
+func (t *told) tell() {
+	for {
+		select {
+		case text := <-t.notes:
+			_ = t.send(writeOut{Note: &text}) // a caller who has left is no news: RunFiles hears of it
+		case <-t.ended:
+			for len(t.notes) > 0 {
+				text := <-t.notes
+				_ = t.send(writeOut{Note: &text}) // as above
+			}
+			return
+		}
+	}
+}
+
+func (t *told) send(out writeOut) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.c.Continue(out)
+}
+
+// close waits until all is sent.
+func (t *told) close() {
+	close(t.ended)
+	t.teller.Wait()
 }
 
 func serveSupply(_ context.Context, s *Server, c *varlink.ServerCall) error {
@@ -103,7 +178,11 @@ func serveSupply(_ context.Context, s *Server, c *varlink.ServerCall) error {
 	if err != nil {
 		return err
 	}
-	if err := s.supplies.give(in.ID, c.Caller.UID, fd); err != nil {
+	err = files.Check(fd)
+	if err == nil {
+		err = s.supplies.give(in.ID, c.Caller.UID, fd)
+	}
+	if err != nil {
 		closeFile(fd)
 		return fmt.Errorf("supply a file to capture %d: %w", in.ID, err)
 	}

@@ -188,6 +188,21 @@ func (e *Env) bound(ctx context.Context, method string) (context.Context, contex
 	return context.WithTimeout(ctx, *e.Timeout)
 }
 
+// running is for what the daemon begins, and what then runs until --timeout. begin is
+// for asking it to: with 0, which is not to wait, it has to have begun all the same, and run
+// has ended by then.
+func (e *Env) running(ctx context.Context) (begin, run context.Context, cancel func()) {
+	run, stop := withTimeout(ctx, e.timeoutParameter())
+	if e.Timeout == nil || *e.Timeout != 0 {
+		return run, run, stop
+	}
+	begin, stopBegin := context.WithTimeout(ctx, grace)
+	return begin, run, func() {
+		stopBegin()
+		stop()
+	}
+}
+
 // CallFiles is Call for a reply with descriptors, which are then the caller's.
 func (c *Client) CallFiles(ctx context.Context, method string, in, out any, fds ...int) ([]int, error) {
 	ctx, cancel := c.env.bound(ctx, method)

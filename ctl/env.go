@@ -34,13 +34,24 @@ type Env struct {
 	Packets func(w io.Writer, o *PacketOptions) PacketPrinter
 	// Filter compiles a filter in the language of pcap-filter(7) for frames of a link
 	// type, for files; the daemon filters what is captured. cmd/sockd-ctl puts it in.
-	Filter  func(text string, link pcapng.LinkType) (PacketFilter, error)
+	Filter func(text string, link pcapng.LinkType) (PacketFilter, error)
+	// Compile prints the program of a filter; cmd/sockd-ctl puts it in.
+	Compile func(w io.Writer, o CompileOptions) error
 	Version string
 }
 
-// PacketFilter tells whether a filter takes a frame of which wire bytes were on the
-// wire.
-type PacketFilter func(data []byte, wire int) bool
+// PacketFilter judges packets in their order: it calls yield with those that pass, p itself
+// and before it those that had to wait for it, fragments of the same datagram, which are
+// copies of its own. Errors are yield's.
+type PacketFilter func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error
+
+// CompileOptions is what capture --compile is to print.
+type CompileOptions struct {
+	Filter string
+	Link   string // by its name in pcap, "EN10MB"; empty: that
+	Style  int    // 1 for people, 2 as C, 3 numbers alone
+	Plain  bool   // not optimised
+}
 
 // PacketOptions are the flags of capture that shape its text, as in tcpdump(8).
 type PacketOptions struct {

@@ -111,7 +111,7 @@ func openFrameFile(ctx context.Context, e *Env, name string) (*frameSource, erro
 	return s, nil
 }
 
-func (s *frameSource) fail(err error) error { return fmt.Errorf("inject: read %s: %w", s.name, err) }
+func (s *frameSource) fail(err error) error { return readError("inject", s.name, err) }
 
 // start finds the first packet. A file without any has no link type.
 func (f *frameFile) start() error {

@@ -32,24 +32,12 @@ import (
 
 const captureMethod = "io.sockd.Capture.Start"
 
+// captureIn are the parameters of a capture that is streamed or written to files: those of
+// every capture, and how a file is.
 type captureIn struct {
-	Source    string  `json:"source"`
-	Filter    *string `json:"filter,omitempty"`
-	Direction *string `json:"direction,omitempty"`
-	Snaplen   *int64  `json:"snaplen,omitempty"`
-	Count     *int64  `json:"count,omitempty"`
-	NoPromisc *bool   `json:"no_promisc,omitempty"`
-	Duration  *int64  `json:"duration,omitempty"`
-	Wait      *bool   `json:"wait,omitempty"`
-	Queue     *int64  `json:"queue,omitempty"`
-	Rings     *int64  `json:"rings,omitempty"`
-	Format    *string `json:"format,omitempty"`
-	Comment   *string `json:"comment,omitempty"`
-
-	// Another network namespace: its name, and the indexes of two sockets of it.
-	Netns        *string `json:"netns,omitempty"`
-	PacketSocket *int    `json:"packet_socket,omitempty"`
-	RouteSocket  *int    `json:"route_socket,omitempty"`
+	ShareIn
+	Format  *string `json:"format,omitempty"`
+	Comment *string `json:"comment,omitempty"`
 }
 
 type captureOut struct {
@@ -72,9 +60,11 @@ func serveCapture(ctx context.Context, s *Server, c *varlink.ServerCall) error {
 		return err
 	}
 	defer capture.Close()
-	return serveToOutcome(c, "capture",
+	return serveToNotedOutcome(c, "capture",
 		func(index *int) any { return captureOut{capture.View(), index} },
-		func(conn *net.UnixConn) error {
+		func(conn *net.UnixConn, o *outcome) error {
+			capture.Notes(o.note)
+			defer capture.Notes(nil)
 			err := runCapture(ctx, capture, conn)
 			if errors.Is(err, net.ErrClosed) {
 				return nil // somebody has closed the capture: the file is complete, and that is no failure
@@ -104,6 +94,9 @@ func (in captureIn) spec() (model.CaptureSpec, error) {
 		return model.CaptureSpec{}, &families.SyntaxError{What: "count", Text: fmt.Sprint(spec.Count), Why: "is below 0"}
 	case spec.Duration < 0:
 		return model.CaptureSpec{}, &families.SyntaxError{What: "duration", Text: fmt.Sprint(*in.Duration), Why: "is below 0"}
+	}
+	if in.Duration != nil && spec.Duration == 0 {
+		spec.Duration = 1 // at once: 0 is no end
 	}
 	return spec, nil
 }
@@ -154,12 +147,16 @@ type captureFlags struct {
 	sources   []string
 	read      string // -r
 	list      bool   // -D
+	compile   bool   // --compile
+	program   int    // -d: how often
+	link      string // -y
+	plain     bool   // -O
 	write     string
 	count     int64
 	snaplen   int64
 	direction string
 	noPromisc bool
-	duration  time.Duration
+	duration  *time.Duration // nil: none
 	wait      bool
 	queue     int64
 	rings     int64
@@ -174,13 +171,17 @@ func newCaptureFlags(fs *flag.FlagSet) *captureFlags {
 	fs.Var(listValue{&f.sources}, "i", "capture on `SOURCE`; then every word is filter")
 	fs.StringVar(&f.read, "r", "", "read `FILE`, pcapng or pcap, and no interface; - is standard input; then every word is filter")
 	fs.BoolVar(&f.list, "D", false, "list the interfaces that can be captured on")
+	fs.BoolVar(&f.compile, "compile", false, "capture nothing: print the program of the filter, that every word is of, as -d")
+	fs.Var(countValue{&f.program}, "d", "print the program of the filter for people; -dd as C, -ddd as numbers")
+	fs.StringVar(&f.link, "y", "", "with -d: for frames of `LINKTYPE`, EN10MB (the default), RAW, IPV4, IPV6, NULL, LOOP, LINUX_SLL or LINUX_SLL2")
+	fs.BoolVar(&f.plain, "O", false, "with -d: not optimised")
 	fs.Func("w", "write pcapng to `FILE` or, with -C, -G or --max-bytes, to files named after it; - is standard output", f.setWrite)
 	f.file.register(fs)
 	fs.Func("c", "end after `N` packets", countFlag(&f.count, 1, 1<<62))
 	fs.Func("s", "keep the first `SNAPLEN` bytes of each packet (262144)", countFlag(&f.snaplen, 0, maxSnaplen))
 	fs.Func("Q", "only packets that go in, out or inout: `WAY`", f.setDirection)
 	fs.BoolVar(&f.noPromisc, "p", false, "leave out packets for other hosts")
-	fs.Var(durationValue{d: &f.duration}, "duration", "end after `D`")
+	fs.Var(OptionalDuration(&f.duration), "duration", "end after `D`; 0: at once, none: not by itself")
 	fs.BoolVar(&f.wait, "wait", false, "wait for an interface that is not there yet")
 	fs.StringVar(&f.netns, "netns", "", "interfaces of the network namespace `N`")
 	fs.Func("queue", "how much may wait while nobody reads: `SIZE` (8M)", sizeFlag(&f.queue))
@@ -256,17 +257,19 @@ var _ = register(Verb{
 	Group: GroupFlows,
 	Args:  "SOURCE [FILTER word]...",
 	Short: "capture packets, as lines of text or to a pcapng file",
-	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7). With -i there is no SOURCE word.
+	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7), with words of sockd's own: "and fragments" takes the other fragments of the datagrams whose first it takes, and uid N, pid N, comm NAME and unit NAME ask for the local process that sent a packet, or received it. What is known of that is written with the packets. With -i there is no SOURCE word.
 
 Packets are printed as tcpdump -n prints them, or with -w written as pcapng. Where several interfaces may deliver, each line begins with the interface and the way, as of tcpdump -i any: In, Out, B for broadcast, M for multicast, P for another host. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64), and layers, what its headers say; sockd-ctl(1) names their members. With --json no packet is printed, and at the end the capture as one object.
+
+--compile, or -d, prints the program that the filter compiles to, and asks no daemon: as tcpdump -d prints it, -dd as C and -ddd as numbers, for Ethernet or the link type of -y. It is the exact program; the kernel gets one that lets more through where it cannot know.
 
 -r reads a file, pcapng or pcap, and asks no daemon: its packets are printed, or those that the filter takes are written to the file of -w. -Q, -c, -s and -p are as in a capture. -D lists the interfaces of the daemon's host.
 
 The daemon writes the files of -w itself, into descriptors that this command opens with its caller's rights. With -C, -G or --max-bytes there are several: no file is ever longer than -C, none has a part of a packet, and -G begins a new one at each multiple of so many seconds since midnight, by this host's clock on the wall; an interval without packets makes no file. They are named after FILE: its last element takes the conversions of strftime(3) for the time that a file begins (that of its interval, with -G), %% for a per cent sign; without any, a counter stands before the suffix: cap.pcapng gives cap_00001.pcapng. A name that would come twice gets a counter, too. With -C or --max-bytes, -W is how many files stay, and the counter begins anew after as many; with -G alone the capture ends after so many. --max-bytes bounds the files that are there and the two that are open; the oldest goes first. Only files of this capture are deleted.
 
-One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, and told before the next packet. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
+One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, told before the next packet and in the statistics at its end, for which there is always room, and the exit code is 8 (ENOSPC). A file for which there is not even room to begin is deleted. What has the name of a file is replaced, as by tcpdump, but never a file of a recorder's: FILE is refused (exit 7), another name passed over. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
 
-Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. So it is after --timeout, which is exit 6. When an interface is deleted the capture waits for the next one of that name. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
+Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. A second Ctrl-C within two seconds changes nothing, a later one ends the command without a summary. So it is after --timeout, which is exit 6. When an interface is deleted the capture waits for the next one of that name; a line on stderr says that it is gone, and that it is there, but with -q. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
 	Examples: []string{
 		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
 		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
@@ -274,6 +277,8 @@ Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summ
 		"sockd-ctl capture eth0 -w cap.pcapng -C 100M -W 10          # the last ten files",
 		"sockd-ctl capture eth0 -w '%Y-%m-%d_%H.pcapng' -G 1h --max-bytes 20G",
 		"sockd-ctl capture -i lo -X udp port 53",
+		"sockd-ctl capture any unit nginx.service and tcp port 443",
+		"sockd-ctl capture -d 'tcp[tcpflags] & tcp-syn != 0'",
 		"sockd-ctl capture eth0 -w - | tshark -r -       # any reader of pcapng",
 		"sockd-ctl capture -r /tmp/all.pcapng -v icmp    # a file, without a daemon",
 		"sockd-ctl capture any --jsonl | jq '.layers[] | select(.layer == \"dns\") | .questions[].name'",
@@ -283,8 +288,11 @@ Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summ
 	Setup: func(fs *flag.FlagSet) Run {
 		flags := newCaptureFlags(fs)
 		return func(ctx context.Context, e *Env, args []string) error {
-			if flags.list || flags.read != "" {
+			if flags.list || flags.read != "" || flags.compiles() {
 				return flags.withoutCapture(ctx, e, args)
+			}
+			if flags.link != "" || flags.plain {
+				return &UsageError{Verb: "capture", Why: "-y and -O are for -d and --compile"}
 			}
 			in, err := flags.parameters(args)
 			if err != nil {
@@ -298,10 +306,15 @@ Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summ
 	},
 })
 
-// withoutCapture is what capture does with -D and -r.
+// withoutCapture is what capture does with -D, -d, --compile and -r.
 func (f *captureFlags) withoutCapture(ctx context.Context, e *Env, args []string) error {
-	if f.list {
+	switch {
+	case f.list:
 		return listInterfaces(ctx, e, args)
+	case f.compiles():
+		return f.printProgram(e, strings.Join(args, " "))
+	case f.link != "" || f.plain:
+		return &UsageError{Verb: "capture", Why: "-y and -O are for -d and --compile"}
 	}
 	if err := f.check(e); err != nil {
 		return err
@@ -317,7 +330,7 @@ func (f *captureFlags) parameters(args []string) (captureIn, error) {
 		}
 		f.sources, args = args[:1], args[1:]
 	}
-	in := captureIn{Source: strings.Join(f.sources, ",")}
+	in := captureIn{ShareIn: ShareIn{Source: strings.Join(f.sources, ",")}}
 	if filter := strings.Join(args, " "); filter != "" {
 		in.Filter = &filter
 	}
@@ -333,8 +346,8 @@ func (f *captureFlags) parameters(args []string) (captureIn, error) {
 	if f.noPromisc {
 		in.NoPromisc = &f.noPromisc
 	}
-	if f.duration > 0 {
-		ns := int64(f.duration)
+	if f.duration != nil && *f.duration >= 0 {
+		ns := int64(*f.duration)
 		in.Duration = &ns
 	}
 	f.special(&in)
@@ -378,6 +391,7 @@ func (f *captureFlags) check(e *Env) error {
 // startCapture starts a capture and runs it to its end. The file is opened after
 // the daemon has agreed: a capture that is refused leaves an older file alone.
 func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) error {
+	e = e.sharingStderr()
 	if isFile(f.write) {
 		return f.writeFiles(ctx, e, in)
 	}
@@ -386,9 +400,9 @@ func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) er
 		defer stop()
 		ctx = read
 	}
-	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+	begin, ctx, cancel := e.running(ctx)
 	defer cancel()
-	c, err := e.Dial(ctx)
+	c, err := e.Dial(begin)
 	if err != nil {
 		return err
 	}
@@ -398,7 +412,7 @@ func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) er
 	if err != nil {
 		return err
 	}
-	conn, files, err := c.UpgradeFiles(ctx, captureMethod, in, &out, fds...)
+	conn, files, err := c.UpgradeFiles(begin, captureMethod, in, &out, fds...)
 	closeAll(fds)
 	if err != nil {
 		return err
@@ -414,27 +428,52 @@ func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) er
 		return err
 	}
 	run := &captureRun{e: e, flags: f, capture: out.Capture, file: file}
-	err = run.copy(ctx, conn)
-	if err == nil {
-		err = c.readOutcome(captureMethod, outcome)
-	}
+	err = run.receive(ctx, conn, c, outcome)
 	if file != nil && file != e.Stdout {
 		if closeErr := file.(io.Closer).Close(); err == nil && closeErr != nil {
 			err = closeErr
 		}
 	}
+	return run.conclude(ctx, err)
+}
+
+// receive is copy, until the daemon has told how it ended; what it tells meanwhile is said.
+func (r *captureRun) receive(ctx context.Context, conn *net.UnixConn, c *Client, outcome *os.File) error {
+	ended := make(chan error, 1)
+	go func() { ended <- c.readNotes(captureMethod, outcome, r.flags.noter(r.e)) }()
+	err := r.copy(ctx, conn)
+	if err != nil {
+		_ = outcome.Close() // nobody asks any more
+	}
+	if told := <-ended; err == nil {
+		err = told
+	}
+	return err
+}
+
+// conclude sums up a capture that has ended with err, and returns what the verb ends with.
+func (r *captureRun) conclude(ctx context.Context, err error) error {
 	var signal *SignalError
 	if errors.As(context.Cause(ctx), &signal) && signal.Signal == syscall.SIGPIPE {
 		return signal // nobody reads, so there is nothing to sum up
 	}
-	run.summary()
-	if e.JSON && run.ended { // what was captured, also when something else ended it
-		err = cmp.Or(err, e.printJSON(run.capture))
+	r.summary()
+	if r.e.JSON && r.ended { // what was captured, also when something else ended it
+		err = cmp.Or(err, r.e.printJSON(r.capture))
 	}
 	if err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("capture %s: %w", run.capture.Source, ctx.Err())
+		return fmt.Errorf("capture %s: %w", r.capture.Source, ctx.Err())
 	}
 	return err
+}
+
+// noter says what becomes of the interfaces, unless -q was given.
+func (f *captureFlags) noter(e *Env) func(note string) {
+	return func(note string) {
+		if !f.packets.Quiet {
+			e.say("%s", cell(note))
+		}
+	}
 }
 
 // open opens the file of -w; nil when there is none. An older file is
@@ -446,7 +485,7 @@ func (f *captureFlags) open(e *Env) (io.Writer, error) {
 	case "-":
 		return e.Stdout, nil
 	}
-	file, err := os.Create(f.write)
+	file, err := createFile(f.write)
 	if err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}

@@ -251,16 +251,20 @@ Ctrl-C is a normal end: nothing more is sent then. At the end a line on stderr s
 			if err := f.check(e, args); err != nil {
 				return err
 			}
-			ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+			begin, run, cancel := e.running(ctx)
 			defer cancel()
-			return inject(ctx, e, f, args)
+			if f.file == "" && f.loop == 1 {
+				run = begin // one frame waits for nothing
+			}
+			return inject(begin, run, e, f, args)
 		}
 	},
 })
 
-// inject opens the frames first: what cannot be read is no reason to open an interface.
-func inject(ctx context.Context, e *Env, f *injectFlags, args []string) error {
-	reading, stopReading := context.WithCancel(ctx)
+// inject opens the frames first: what cannot be read is no reason to open an interface. ctx
+// ends what has begun.
+func inject(begin, ctx context.Context, e *Env, f *injectFlags, args []string) error {
+	reading, stopReading := context.WithCancel(begin)
 	defer stopReading()
 	source, err := f.open(reading, e, args[1:])
 	if err != nil {
@@ -271,13 +275,13 @@ func inject(ctx context.Context, e *Env, f *injectFlags, args []string) error {
 	if f.count > 0 {
 		in.Count = &f.count
 	}
-	c, err := e.Dial(ctx)
+	c, err := e.Dial(begin)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	var out injectOut
-	conn, files, err := c.UpgradeFiles(ctx, injectMethod, in, &out)
+	conn, files, err := c.UpgradeFiles(begin, injectMethod, in, &out)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func TestInjectOfADamagedFile(t *testing.T) {
 	r := sh.run("", "inject", "-r", file, "eth0")
 	require.Equal(t, ExitFailed, r.exit)
 	require.Contains(t, r.stderr, "2 frames ")
-	require.Contains(t, r.stderr, "sockd-ctl: inject: read "+file+": unexpected EOF")
+	require.Contains(t, r.stderr, "sockd-ctl: inject: "+file+" ends within a block")
 	_, records := b.Injected()
 	require.Len(t, mustRecords(t, records), 2)
 

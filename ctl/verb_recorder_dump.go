@@ -145,7 +145,7 @@ var _ = register(Verb{
 	Short: "write what a recorder has",
 	Long: `Writes the packets that a recorder has as pcapng: those of the last D, or all, and of them those that the filter takes, which may be any now. They are in the order of their times, which are the original ones. The recorder goes on meanwhile.
 
-A FILE that is there is overwritten. Where packets were lost the next one says how many, and the statistics at the end how many in all. What is asked for from before the recorder's oldest packet is not there, and a line on stderr says so; a dump without packets is a file, too.`,
+A FILE that is there is replaced when the dump is complete, and stays as it was when it never is; where nothing can be made beside it, it is written over. A file of a recorder's is not replaced (exit 7). Where packets were lost the next one says how many, and the statistics at the end how many in all. What is asked for from before the recorder's oldest packet is not there, and a line on stderr says so; a dump without packets is a file, too.`,
 	Examples: []string{
 		"sockd-ctl recorder dump black -w all.pcapng",
 		"sockd-ctl recorder dump black --last 30s host 10.0.0.1 -w last.pcapng",
@@ -192,44 +192,51 @@ func (f *dumpFlags) run(ctx context.Context, e *Env, in recorderStreamIn) error 
 	if f.write == "-" {
 		return e.streamDump(ctx, in, e.Stdout)
 	}
-	_, err := os.Stat(f.write)
-	fresh := errors.Is(err, os.ErrNotExist)
-	// Not truncated: a dump that is refused leaves an older file alone.
-	file, err := os.OpenFile(f.write, os.O_WRONLY|os.O_CREATE, 0o666)
+	if !isFile(f.write) {
+		return f.toOther(ctx, e, in)
+	}
+	file, err := replace(f.write)
 	if err != nil {
 		return fmt.Errorf("recorder dump: %w", err)
 	}
-	err = f.to(ctx, e, in, file)
+	report, err := f.to(ctx, e, in, file.File)
+	if err != nil {
+		file.discard()
+		return err
+	}
+	if err := file.complete(); err != nil {
+		return fmt.Errorf("recorder dump: %w", err)
+	}
+	e.sayDump(report)
+	e.sayOldest(report, in.Last)
+	return printObject(e, report, printNothing)
+}
+
+// toOther dumps to what is there and no regular file: a device, a FIFO.
+func (f *dumpFlags) toOther(ctx context.Context, e *Env, in recorderStreamIn) error {
+	file, err := os.OpenFile(f.write, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("recorder dump: %w", err)
+	}
+	err = e.streamDump(ctx, in, file)
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
-	}
-	if err != nil && fresh {
-		_ = os.Remove(f.write) // the first error is the one to tell
 	}
 	return err
 }
 
-func (f *dumpFlags) to(ctx context.Context, e *Env, in recorderStreamIn, file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("recorder dump: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return e.streamDump(ctx, in, file)
-	}
+func (f *dumpFlags) to(ctx context.Context, e *Env, in recorderStreamIn, file *os.File) (model.DumpReport, error) {
 	fd, err := duplicateOf(file)
 	if err != nil {
-		return fmt.Errorf("recorder dump: %w", err)
+		return model.DumpReport{}, fmt.Errorf("recorder dump: %w", err)
 	}
 	defer closeFile(fd)
 	var out recorderDumpOut
 	full := recorderDumpIn{Ref: in.Ref, Last: in.Last, Filter: in.Filter}
 	if err := e.call(ctx, recorderDumpMethod, full, &out, fd); err != nil {
-		return err
+		return model.DumpReport{}, err
 	}
-	e.sayDump(out.Report)
-	e.sayOldest(out.Report, in.Last)
-	return printObject(e, out.Report, printNothing)
+	return out.Report, nil
 }
 
 // duplicateOf is a descriptor of its own for a file.
@@ -265,7 +272,7 @@ func (e *Env) sayOldest(r model.DumpReport, last *int64) {
 
 // streamDump has the dump sent, and writes it to w.
 func (e *Env) streamDump(ctx context.Context, in recorderStreamIn, w io.Writer) error {
-	ctx, cancel := withTimeout(ctx, e.timeoutParameter())
+	ctx, cancel := e.bound(ctx, recorderStreamMethod)
 	defer cancel()
 	c, err := e.Dial(ctx)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,15 +41,15 @@ type recorderChange struct{ last, bytes *int64 }
 
 func newRecorderChange(fs *flag.FlagSet) *recorderChange {
 	c := &recorderChange{}
-	fs.Func("last", "of a recorder: keep the packets of the last `D`, none for as much as fits", orNone("none", &c.last, spanSetting))
-	fs.Func("bytes", "of a recorder: keep them in so much memory, `SIZE`, default for 256M", orNone(defaultWord, &c.bytes, sizeSetting))
+	fs.Func("last", "of a recorder: keep the packets of the last `D`, none or default for as much as fits", orZeroWord(&c.last, spanSetting, "none", defaultWord))
+	fs.Func("bytes", "of a recorder: keep them in so much memory, `SIZE`, default for 256M", orZeroWord(&c.bytes, sizeSetting, defaultWord))
 	return c
 }
 
-// orNone reads a setting, of which a word is 0.
-func orNone(word string, to **int64, read func(**int64) func(string) error) func(string) error {
+// orZeroWord reads a setting, of which words are 0.
+func orZeroWord(to **int64, read func(**int64) func(string) error, words ...string) func(string) error {
 	return func(s string) error {
-		if s == word {
+		if slices.Contains(words, s) {
 			*to = new(int64)
 			return nil
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sockd/sockd/ctl/ctltest"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/files"
 	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
 )
@@ -156,6 +157,57 @@ func TestADumpGoesToAFileOrToStdout(t *testing.T) {
 	require.Contains(t, r.stderr, "1 packet dumped")
 
 	require.Zero(t, sh.run("", "recorder dump", "-w", "/dev/null", "black").exit, "what is no file is written by this program")
+}
+
+// A dump that failed half way left half a file where another one was.
+func TestADumpTakesThePlaceOfAFileWhenItIsComplete(t *testing.T) {
+	sh, b := mustShell(t)
+	sh.must("recorder add", "--last", "5s", "black", "eth0")
+	dir := t.TempDir()
+	old, link, fresh := filepath.Join(dir, "old"), filepath.Join(dir, "link"), filepath.Join(dir, "fresh")
+	require.NoError(t, os.WriteFile(old, []byte("precious"), 0o600))
+	require.NoError(t, os.Chmod(old, 0o604))
+	require.NoError(t, os.Chown(old, 1234, 5678))
+	require.NoError(t, os.Symlink("old", link))
+	names := func(want ...string) {
+		t.Helper()
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		got := []string{}
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		require.Equal(t, want, got, "nothing else is left")
+	}
+	b.EndDumps(syscall.EIO)
+	for _, file := range []string{old, link, fresh} {
+		require.Equal(t, ExitSystem, sh.run("", "recorder dump", "-w", file, "black").exit)
+		require.Equal(t, "precious", string(mustRead(t, old)))
+	}
+	names("link", "old")
+	b.EndDumps(nil)
+	for _, file := range []string{link, fresh} {
+		r := sh.run("", "recorder dump", "-w", file, "black")
+		require.Zero(t, r.exit, r.stderr)
+		require.Equal(t, 1, mustCount(t, mustRead(t, file)))
+	}
+	names("fresh", "link", "old")
+	require.Equal(t, 1, mustCount(t, mustRead(t, old)))
+	var st syscall.Stat_t
+	require.NoError(t, syscall.Stat(old, &st))
+	require.Equal(t, []uint32{0o604, 1234, 5678}, []uint32{st.Mode & 0o777, st.Uid, st.Gid})
+	require.NoError(t, os.WriteFile(old, pcapng.AppendSection(nil, pcapng.Section{Comment: files.Signature("disk")}), 0o600))
+	require.Equal(t, ExitInUse, sh.run("", "recorder dump", "-w", link, "black").exit, "a recorder's file")
+}
+
+// What takes a value back of one setting was refused of the other.
+func TestDefaultTakesARecordersBoundsBack(t *testing.T) {
+	sh, _ := mustShell(t)
+	sh.must("recorder add", "--last", "5s", "--bytes", "2M", "black", "eth0")
+	for _, args := range [][]string{{"--last", "default"}, {"--last", "5s"}, {"--last", "none"}, {"--bytes", "default"}} {
+		r := sh.run("", append(append([]string{"recorder set"}, args...), "black")...)
+		require.Zero(t, r.exit, r.stderr)
+	}
 }
 
 func TestADumpThatIsRefusedLeavesFilesAlone(t *testing.T) {

@@ -33,7 +33,7 @@ Of other kinds it says where something can be set: the options of a socket by op
 			}
 			object, err := e.show(ctx, args[0])
 			if err != nil {
-				return err
+				return ofVerb("set", err)
 			}
 			if object.Kind == model.KindRecorder {
 				return recorder.run(ctx, e, "set", args[0], args[1:])
@@ -51,6 +51,21 @@ Of other kinds it says where something can be set: the options of a socket by op
 		}
 	},
 })
+
+// ofVerb is an error of the daemon's as of verb, which asked for show.
+func ofVerb(verb string, err error) error {
+	var remote *RemoteError
+	if !errors.As(err, &remote) {
+		return err
+	}
+	rest, shown := strings.CutPrefix(remote.Message, "show")
+	if !shown {
+		return err
+	}
+	named := *remote
+	named.Message = verb + rest
+	return &named
+}
 
 // settable says of all that is no relay what can be set where. args are REF and
 // what else was given.

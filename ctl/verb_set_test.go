@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/sockd/sockd/families/model"
@@ -27,7 +28,9 @@ func TestSetChangesARelayByIDOrName(t *testing.T) {
 	require.Equal(t, ExitUsage, r.exit)
 	require.Equal(t, "sockd-ctl: set: nothing to change\n  sockd-ctl set --help\n", r.stderr)
 	require.Equal(t, ExitUsage, sh.run("", "set", "web", "idle=5").exit)
-	require.Equal(t, ExitNotFound, sh.run("", "set", "--idle", "1s", "nobody").exit)
+	r = sh.run("", "set", "--idle", "1s", "nobody")
+	require.Equal(t, ExitNotFound, r.exit)
+	require.True(t, strings.HasPrefix(r.stderr, "sockd-ctl: set \"nobody\": "), "it said show: %s", r.stderr)
 }
 
 func TestSetSaysWhereOtherKindsAreSet(t *testing.T) {

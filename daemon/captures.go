@@ -12,6 +12,7 @@ import (
 	"github.com/sockd/sockd/daemon/capture"
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/filter"
 	"github.com/sockd/sockd/families/packet/shm"
 )
 
@@ -52,19 +53,25 @@ func (d *Daemon) Capture(ctx context.Context, c model.Caller, spec model.Capture
 		return nil, err
 	}
 	defer end()
-	theirs := spec.Elsewhere
-	if spec.Elsewhere, err = duplicateNamespace(theirs); err != nil {
-		return nil, fmt.Errorf("capture %s: %w", families.Printable(spec.Source), err)
-	}
-	sub, err := d.captures.Subscribe(spec)
+	sub, err := startWith(spec, d.captures.Subscribe)
 	if err != nil {
 		return nil, err
 	}
-	if theirs != nil {
+	return &written{d.enlist(c, sub), sub}, nil
+}
+
+// startWith starts a capture with duplicates of spec's descriptors, which start owns: a
+// caller whose capture is refused keeps his own.
+func startWith[T any](spec model.CaptureSpec, start func(model.CaptureSpec) (T, error)) (f T, err error) {
+	theirs := spec.Elsewhere
+	if spec.Elsewhere, err = duplicateNamespace(theirs); err != nil {
+		return f, fmt.Errorf("capture %s: %w", families.Printable(spec.Source), err)
+	}
+	if f, err = start(spec); err == nil && theirs != nil {
 		closeFD(theirs.PacketFD)
 		closeFD(theirs.RouteFD)
 	}
-	return &written{d.enlist(c, sub), sub}, nil
+	return f, err
 }
 
 // shared is a capturing whose packets one program reads from shared memory.
@@ -74,14 +81,16 @@ type shared struct {
 }
 
 // CaptureShare starts a capture into shared memory of spec.Queue bytes. The caller closes
-// it, which also ends it in List.
+// it, which also ends it in List. On success the daemon owns spec's descriptors.
 func (d *Daemon) CaptureShare(ctx context.Context, c model.Caller, spec model.CaptureSpec) (model.Sharing, error) {
 	_, end, err := d.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	mem, err := d.captures.Share(spec, int(min(spec.Queue, shm.MaxBytes)))
+	mem, err := startWith(spec, func(spec model.CaptureSpec) (*capture.Shared, error) {
+		return d.captures.Share(spec, int(min(spec.Queue, shm.MaxBytes)))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +211,9 @@ func (p *written) RunFiles(ctx context.Context, spec model.FileSpec, next func(c
 	return p.sub.RunFiles(ctx, spec, next, done)
 }
 
+// Notes has f told of the interfaces.
+func (p *written) Notes(f func(note string)) { p.sub.Notes(f) }
+
 // Close ends and forgets the capture. Twice is nil.
 func (p *capturing) Close() error {
 	err := p.flow.Close()
@@ -227,4 +239,14 @@ func (d *Daemon) closeCapture(c model.Caller, id model.ID) ([]model.ID, error) {
 		return nil, err
 	}
 	return []model.ID{id}, p.Close()
+}
+
+// broker tells filters whose packets those of a socket are that the daemon holds: its owner's. A
+// relay's connections are nobody else's. It takes a leaf lock alone: see capture.Hub.Broker.
+func (d *Daemon) broker(inode uint32) (filter.Owner, bool) {
+	k, ok := d.table.holding(inode)
+	if !ok {
+		return filter.Owner{}, false
+	}
+	return filter.Owner{UID: k.owner.UID, KnownUID: true}, true
 }

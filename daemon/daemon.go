@@ -96,6 +96,7 @@ func New(o Options) (*Daemon, error) {
 	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket, Loops: o.Loops})
 	d.repeated = inject.NewMemory()
 	d.captures = capture.New(o.Log)
+	d.captures.Broker(d.broker)
 	d.recorders.engine = capture.NewRecorders(d.captures)
 	return d, nil
 }

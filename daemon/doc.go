@@ -33,7 +33,8 @@
 //
 // configured.turn, then sock.taking, then sock.mu. table.mu, feed.mu, watcher.mu,
 // captures.mu, configured.mu, lent.mu and handed.mu are leaves: nothing else is locked
-// while one of them is held.
+// while one of them is held. Readers of rings take table.mu with their subscription's lock
+// held (broker).
 //
 // Two are held across system calls: sock.taking over one attempt to receive, which
 // does not block, and configured.turn while relays or their files change, so that

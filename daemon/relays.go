@@ -173,7 +173,7 @@ func (d *Daemon) keep(permanent bool, r model.Relay) error {
 	if err != nil {
 		return err
 	}
-	d.config.set(r.Name, entry{relay: config.Relay{Spec: spec, File: file}, id: r.ID, kept: true})
+	d.config.set(r.Name, entry{relay: config.Relay{Spec: spec, Origin: config.Origin{File: file}}, id: r.ID, kept: true})
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	packetowner "github.com/sockd/sockd/families/packet/owner"
 )
 
 // A sock is one socket in the table.
@@ -19,7 +20,8 @@ type sock struct {
 	parent   model.ID // the listening socket that accepted it, or 0
 	family   families.Family
 	s        families.Socket
-	messages bool // it keeps message borders
+	messages bool   // it keeps message borders
+	inode    uint32 // of its file; 0: not known
 
 	rxBytes, txBytes, rxMessages, txMessages atomic.Int64
 	drops                                    [dropCauses]atomic.Int64
@@ -60,6 +62,7 @@ var errWoken = errors.New("woken")
 
 func newSock(id model.ID, owner model.Owner, parent model.ID, f families.Family, s families.Socket) *sock {
 	k := &sock{id: id, owner: owner, parent: parent, family: f, s: s, messages: s.Info().Type.Messages()}
+	k.inode, _ = packetowner.Inode(s) // what has none is nobody's whose packets are asked for
 	if !k.messages {
 		k.turn = make(chan struct{}, 1)
 	}

@@ -14,11 +14,14 @@ import (
 type table struct {
 	mu     sync.Mutex // guards what follows
 	socks  map[model.ID]*sock
-	max    int // 0: no bound of ours
+	inodes map[uint32]*sock // the same
+	max    int              // 0: no bound of ours
 	closed bool
 }
 
-func (t *table) init() { t.socks = map[model.ID]*sock{} }
+func (t *table) init() { t.clearLocked() }
+
+func (t *table) clearLocked() { t.socks, t.inodes = map[model.ID]*sock{}, map[uint32]*sock{} }
 
 // setMax bounds the table; sockets that are in it stay.
 func (t *table) setMax(n int) {
@@ -34,9 +37,17 @@ func (t *table) put(k *sock) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.closed {
-		t.socks[k.id] = k
+		t.socks[k.id], t.inodes[k.inode] = k, k
 	}
 	return !t.closed
+}
+
+// holding finds the socket whose file has an inode.
+func (t *table) holding(inode uint32) (*sock, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.inodes[inode]
+	return k, ok && inode != 0
 }
 
 // room tells whether one more socket may be opened.
@@ -70,8 +81,11 @@ func (t *table) remove(k *sock) bool {
 		return false
 	}
 	delete(t.socks, k.id)
+	if t.inodes[k.inode] == k {
+		delete(t.inodes, k.inode)
+	}
 	if len(t.socks) == 0 {
-		t.socks = map[model.ID]*sock{} // a map never gives its memory back
+		t.clearLocked() // a map never gives its memory back
 	}
 	return true
 }
@@ -95,7 +109,7 @@ func (t *table) empty() []*sock {
 	t.mu.Lock()
 	t.closed = true
 	socks := t.socks
-	t.socks = map[model.ID]*sock{}
+	t.clearLocked()
 	t.mu.Unlock()
 	out := make([]*sock, 0, len(socks))
 	for _, k := range socks {

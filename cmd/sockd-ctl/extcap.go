@@ -186,7 +186,7 @@ arg {number=3}{call=--promiscuous}{display=Promiscuous}{type=boolean}{default=tr
 // checkFilter writes what is wrong with a filter, on stdout, where Wireshark looks for
 // it; nothing when it is right.
 func (c *extcapCall) checkFilter(ctx context.Context, e *ctl.Env) error {
-	if _, err := filter.Compile(c.filter, c.link(ctx, e).link); err != nil {
+	if _, err := compileFilter(filter.Options{}, c.filter, filter.LinkType(c.link(ctx, e).link)); err != nil {
 		_, err = fmt.Fprintln(e.Stdout, err)
 		return err
 	}

@@ -8,52 +8,61 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/sockd/sockd/ctl"
-	"github.com/sockd/sockd/families/packet/filter"
-	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
 // version is set by the linker: -X main.version=1.2.3.
 var version string
 
 func main() {
-	ctx, stop := withSignals(context.Background())
+	ctx, _ := withSignals(context.Background()) // to the end: a signal after the last word must not change the exit code
 	answer := run
 	if calledAsExtcap(os.Args[0]) {
 		answer = extcap
 	}
-	code := answer(ctx, newEnv(), os.Args[1:])
-	stop()
-	os.Exit(code)
+	os.Exit(answer(ctx, newEnv(), os.Args[1:]))
 }
 
+// sameWish is how long after a signal further ones mean the same: by then a capture of a
+// busy interface, too, has said its summary, unless it waits for somebody.
+const sameWish = 2 * time.Second
+
 // withSignals is a context that SIGINT and SIGTERM cancel, with a
-// *ctl.SignalError as the cause. After the first one signals kill as if nobody
-// listened: a second Ctrl-C ends what the first could not. SIGPIPE is left as the
-// runtime has it: a write to a closed stdout ends the program without a word.
+// *ctl.SignalError as the cause. Further ones change nothing for as long as sameWish:
+// Ctrl-C pressed twice, or passed on by a shell and by timeout(1), must not cut off what
+// a verb has to say at its end. After that they kill as if nobody listened: a later Ctrl-C
+// ends what the first could not. SIGPIPE is left as the runtime has it: a write to a closed
+// stdout ends the program without a word.
 //
-// stop must be called; it waits for the goroutine that listens.
+// stop has signals kill again; it waits for the goroutine that listens.
 func withSignals(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	done := make(chan struct{})
+	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
+		defer signal.Stop(signals)
 		select {
 		case s := <-signals:
-			signal.Stop(signals)
 			cancel(&ctl.SignalError{Signal: s.(syscall.Signal)})
-		case <-ctx.Done():
-			signal.Stop(signals)
+		case <-ended:
+			return
+		}
+		select {
+		case <-time.After(sameWish):
+		case <-ended:
 		}
 	}()
-	return ctx, func() {
+	return ctx, sync.OnceFunc(func() {
 		cancel(context.Canceled)
+		close(ended)
 		<-done
-	}
+	})
 }
 
 // newEnv is the world of this process.
@@ -68,18 +77,10 @@ func newEnv() *ctl.Env {
 		Getenv:         os.Getenv,
 		Getuid:         os.Getuid,
 		Packets:        newPacketPrinter,
-		Filter:         compileFilter,
+		Filter:         packetFilter,
+		Compile:        printProgram,
 		Version:        buildVersion(),
 	}
-}
-
-// compileFilter is ctl.Env.Filter.
-func compileFilter(text string, link pcapng.LinkType) (ctl.PacketFilter, error) {
-	p, err := filter.Compile(text, link)
-	if err != nil {
-		return nil, err
-	}
-	return p.Match, nil
 }
 
 // buildVersion is what the linker was told, else what the build knows of itself.

@@ -123,6 +123,7 @@ func manExit(m *roff) {
 		m.tagged(r[0], r[1])
 	}
 	m.text("With several REFs all are tried, and the first failure counts.")
+	m.text("After SIGINT or SIGTERM a command says what it has to say at its end. Signals within two seconds of the first mean the same; a later one ends it at once.")
 }
 
 // roff writes the man macros.

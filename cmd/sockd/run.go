@@ -23,9 +23,11 @@ import (
 const (
 	// reloadTime bounds the reading of relays.d, whose FROMs may name hosts.
 	reloadTime = 30 * time.Second
-	// stopTime is what callers get to read their last answers. The unit's
-	// TimeoutStopSec= is four times that.
-	stopTime = 5 * time.Second
+	// stopTime is what callers get to read their last answers: the end of a capture of a
+	// busy interface takes a second, and then 8 MiB may be queued, which who reads at all
+	// has read in the rest. Who stands still does not hold the end any longer. The unit's
+	// TimeoutStopSec= is more than ten times that.
+	stopTime = 1500 * time.Millisecond
 )
 
 // run is all of sockd but its process: it serves until a signal other than SIGHUP

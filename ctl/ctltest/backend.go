@@ -37,12 +37,16 @@ type Backend struct {
 	captureEnd error // of each capture and injection
 	// captureFiles is how many files each capture to files makes; 0: one.
 	captureFiles int
-	injectSpec   model.InjectSpec
-	injected     []byte
-	badEnd       error // of attachments
-	audit        []model.Audit
-	undone       int64 // messages that were given back
-	handed       []int // descriptors that Open, Attach and the relays took
+	captureFull  bool // the disk that they are on
+
+	captureFlickers bool
+	dumpEnd         error // of each dump
+	injectSpec      model.InjectSpec
+	injected        []byte
+	badEnd          error // of attachments
+	audit           []model.Audit
+	undone          int64 // messages that were given back
+	handed          []int // descriptors that Open, Attach and the relays took
 }
 
 type socket struct {
@@ -733,7 +737,7 @@ func (b *Backend) Capture(_ context.Context, c model.Caller, spec model.CaptureS
 	}
 	b.next++
 	v := model.Capture{ID: b.next, Source: spec.Source, Filter: spec.Filter, Owner: c.Owner()}
-	return &capturing{view: v, end: b.captureEnd, files: max(1, b.captureFiles)}, nil
+	return &capturing{view: v, spec: spec, end: b.captureEnd, files: max(1, b.captureFiles), full: b.captureFull, flickers: b.captureFlickers}, nil
 }
 
 // CaptureShare starts a capture of three packets, the numbers 0 to 2, which ends when its caller asks for
@@ -834,12 +838,40 @@ func (b *Backend) EndCaptures(err error) {
 
 type capturing struct {
 	view  model.Capture
+	spec  model.CaptureSpec
 	end   error
 	files int
+	full  bool
+	note  func(string)
+
+	flickers bool
 }
 
-func (c *capturing) View() model.Capture { return c.view }
-func (c *capturing) Close() error        { return nil }
+func (c *capturing) View() model.Capture  { return c.view }
+func (c *capturing) Close() error         { return nil }
+func (c *capturing) Notes(f func(string)) { c.note = f }
+
+// Flicker has the interfaces of captures that start from now on gone, and there again.
+func (b *Backend) Flicker() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.captureFlickers = true
+}
+
+func (c *capturing) flicker() {
+	if c.flickers && c.note != nil {
+		c.note(c.spec.Source + " is gone")
+		c.note(c.spec.Source + " is there")
+	}
+}
+
+// FillDisk makes captures to files that start from now on find the disk full: of all
+// files the second has not even its beginning, and two packets are lost.
+func (b *Backend) FillDisk() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.captureFull = true
+}
 
 // CaptureFiles makes captures to files that start from now on write so many, an hour
 // each from the beginning of 2026, of which the second reports an error before it is complete.
@@ -851,6 +883,7 @@ func (b *Backend) CaptureFiles(n int) {
 
 // RunFiles is Run into each file, with a comment that has its number.
 func (c *capturing) RunFiles(ctx context.Context, _ model.FileSpec, next func(context.Context) (int, error), done func(model.FileReport) error) error {
+	c.flicker()
 	for n := range c.files {
 		fd, err := next(ctx)
 		if err != nil {
@@ -865,7 +898,12 @@ func (c *capturing) RunFiles(ctx context.Context, _ model.FileSpec, next func(co
 		if r.Reason, r.Error = "time", ""; n == c.files-1 {
 			r.Reason = "end"
 		}
-		if r.Bytes, err = c.writeFile(fd, n); err != nil {
+		if c.full && n == min(1, c.files-1) {
+			r.Error, r.Errno, r.Lost, r.Packets = "write: no space left on device", syscall.ENOSPC, 2, 0
+			if err := syscall.Close(fd); err != nil {
+				return err
+			}
+		} else if r.Bytes, err = c.writeFile(fd, n); err != nil {
 			return err
 		}
 		if err := done(r); err != nil {
@@ -889,6 +927,7 @@ func (c *capturing) writeFile(fd, n int) (bytes int64, err error) {
 func (c *capturing) Run(_ context.Context, w io.Writer) error {
 	file := pcapng.AppendSection(nil, pcapng.Section{})
 	file = pcapng.AppendInterface(file, pcapng.Interface{Link: pcapng.Ethernet, Name: c.view.Source})
+	c.flicker()
 	if _, err := w.Write(pcapng.AppendStats(file, pcapng.Stats{Received: 3, Accepted: 3})); err != nil {
 		return err
 	}

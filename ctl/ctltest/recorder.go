@@ -2,6 +2,7 @@ package ctltest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -94,6 +95,13 @@ func (b *Backend) RecorderRemove(_ context.Context, _ model.Caller, ref string) 
 // recorded is the time of the one packet.
 var recorded = time.Date(2026, 11, 23, 8, 57, 0, 123456789, time.UTC)
 
+// EndDumps makes dumps from now on end in the middle, with err.
+func (b *Backend) EndDumps(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dumpEnd = err
+}
+
 // RecorderDump writes the one packet, or none when there is a filter.
 func (b *Backend) RecorderDump(_ context.Context, _ model.Caller, ref string, spec model.DumpSpec, w io.Writer) (model.DumpReport, error) {
 	b.mu.Lock()
@@ -111,6 +119,10 @@ func (b *Backend) RecorderDump(_ context.Context, _ model.Caller, ref string, sp
 	}
 	file = pcapng.AppendStats(file, pcapng.Stats{})
 	report.Bytes = int64(len(file))
+	if b.dumpEnd != nil {
+		_, err = w.Write(file[:len(file)/2])
+		return model.DumpReport{}, errors.Join(err, b.dumpEnd)
+	}
 	_, err = w.Write(file)
 	return report, err
 }

@@ -33,8 +33,11 @@ type stream struct {
 	program   *filter.Program
 	native    pcapng.LinkType // as the ring has it
 	start     int64
-	left      time.Time // when it was seen that the interface is gone
-	done      bool      // the store has its last statistics
+	filter    string                      // that is in its description
+	before    *stream                     // of the same interface, under the filter before this one; may be nil
+	follower  *filter.Follower[heldFrame] // nil unless program follows fragments
+	left      time.Time                   // when it was seen that the interface is gone
+	done      bool                        // the store has its last statistics
 
 	received, lost int64 // packets that passed the filter; of them, those that found no room
 }
@@ -107,6 +110,9 @@ func (a *attachment) wants(f *ring.Frame) *stream {
 		return nil
 	}
 	st := a.streamOf(f)
+	if st.before != nil && f.Time <= a.sub.since {
+		st = st.before
+	}
 	if !st.wanted || !s.passes(st, f) {
 		return nil
 	}
@@ -160,14 +166,16 @@ func (a *attachment) takeWhole(b *ring.Block, drops uint64) bool {
 	return false
 }
 
-// offer offers a block of large frames, all of which are wanted as they are, to the
-// store. With small ones copying costs less than what a rewritten block is longer.
+// offer offers a block, all of whose frames are wanted as they are, to the store.
 func (a *attachment) offer(b *ring.Block) bool {
 	s, n := a.sub, b.Len()
-	if s.blocks == nil || s.spec.Count > 0 || a.tap.index == 0 || n == 0 || b.Bytes()/n < leastWhole {
+	if s.blocks == nil || s.spec.Count > 0 || a.tap.index == 0 || n == 0 || !s.plain() {
 		return false
 	}
-	st := a.wholly(b)
+	st := a.unseen()
+	if st == nil && !small(b) {
+		st = a.wholly(b)
+	}
 	if st == nil || !s.blocks.takeBlock(b, st.id, s.lost()-s.told) {
 		return false
 	}
@@ -179,15 +187,38 @@ func (a *attachment) offer(b *ring.Block) bool {
 	return true
 }
 
-// leastWhole is the bytes of a frame, on average, from which on a block is taken whole.
+// small tells that a block's frames are: to copy them costs less than what a block that
+// is rewritten where it lies is longer.
+func small(b *ring.Block) bool { return b.Bytes() < leastWhole*b.Len() }
+
+// leastWhole is the bytes of a frame, on average, from which on it is not.
 const leastWhole = 512
+
+// unseen tells whose frames the tap has when every one of them is wanted, whatever it
+// is: then nobody needs to look before the writer does, and each is read from memory
+// once, by the processor that copies it.
+func (a *attachment) unseen() *stream {
+	s, st := a.sub, a.last
+	switch {
+	case st == nil || st.iface.index != a.tap.index || !st.wanted || st.link != st.native:
+		return nil
+	case s.judge.text != "" || s.since != 0 || s.snaplen < maxSnaplen || s.space.foreign:
+		return nil
+	case s.spec.NoPromisc || s.spec.Direction == "in" || s.spec.Direction == "out" || a.tap.isLoopback():
+		return nil
+	case s.until != 0 || a.blocks <= a.tap.space.hub.limits.blocks: // see late
+		return nil
+	}
+	s.describe(st)
+	return st
+}
 
 // wholly tells whose frames a block has, when all are wanted and none is cut.
 func (a *attachment) wholly(b *ring.Block) *stream {
 	var st *stream
 	for it := b.Frames(); it.Next(); {
-		f := &it.Frame
-		if st = a.wants(f); st == nil || len(f.Data) > a.sub.snaplen || st.link != st.native {
+		f, first := &it.Frame, st
+		if st = a.wants(f); st == nil || first != nil && st != first || len(f.Data) > a.sub.snaplen || st.link != st.native {
 			return nil
 		}
 	}

@@ -556,7 +556,7 @@ func TestSubscribeSaysWhyNot(t *testing.T) {
 		text string
 	}{
 		{model.CaptureSpec{Source: "nosuch0"}, syscall.ENODEV, `capture packet "nosuch0": no such device`},
-		{model.CaptureSpec{Source: "v1", Filter: "tpc"}, families.ErrSyntax, `filter "tpc": column 1: "tpc" is no word of a filter`},
+		{model.CaptureSpec{Source: "v1", Filter: "tpc"}, families.ErrSyntax, `filter "tpc": column 1: "tpc" wants a word before it, such as host, net or port`},
 		{model.CaptureSpec{Source: "v1,,lo"}, families.ErrSyntax, `source "v1,,lo": want interface names, patterns like veth* or any, with commas between`},
 		{model.CaptureSpec{Source: "v[1"}, families.ErrSyntax, `source "v[1": want interface names, patterns like veth* or any, with commas between`},
 		{model.CaptureSpec{Source: "any", Format: "zip"}, families.ErrSyntax, `format "zip": want pcap, or nothing for pcapng`},

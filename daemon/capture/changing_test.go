@@ -1,9 +1,11 @@
 package capture
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -195,6 +197,34 @@ func TestAFilterChangesWithoutLosingAPacket(t *testing.T) {
 	require.Equal(t, []int{60, 60, 200, 200}, []int{lengths[0], lengths[19], lengths[20], lengths[39]})
 	require.Len(t, all.finish().packets, 80)
 	require.ErrorIs(t, r.sub.SetFilter(""), net.ErrClosed)
+}
+
+// The description from before a change told of the old filter alone.
+func TestPacketsAreDescribedWithTheFilterThatTookThem(t *testing.T) {
+	n := newNet(t)
+	r := n.startFiles(t.TempDir(), model.CaptureSpec{Filter: ours}, model.FileSpec{}, nil)
+	want := map[string]int{}
+	for i, text := range []string{ours, ours + " and less 100", ours, ours + " and less 90"} {
+		if i > 0 {
+			require.NoError(t, r.sub.SetFilter(text))
+		}
+		n.sendFrames(5, 60)
+		r.received(int64(5 * (i + 1)))
+		want[text] += 5
+	}
+	r.end()
+	require.NoError(t, r.wait())
+	b, err := os.ReadFile(r.opened[0])
+	require.NoError(t, err)
+	reader, got := pcapng.NewReader(bytes.NewReader(b)), map[string]int{}
+	for blk := (pcapng.Block{}); reader.Next(&blk) == nil; {
+		if blk.Type == pcapng.PacketBlock {
+			got[reader.Interfaces()[blk.Packet.Interface].Filter]++
+		}
+	}
+	require.Equal(t, want, got)
+	require.Len(t, reader.Interfaces(), 3, "a filter that comes again has its description")
+	r.mustRead()
 }
 
 // Filters of others change a thousand times while packets come.

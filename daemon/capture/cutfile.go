@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,11 +19,13 @@ type cutFile struct {
 	oldest  int64 // of its packets; 0: none so far
 	newest  int64
 	packets int64
+	lost    int64 // packets that were for it and are not in it
 
-	local map[uint32]uint32 // interface of the capture → of the file
-	order []uint32          // the other way round
-	head  []byte            // what must be written before the next packet
-	tail  int64             // bytes of statistics at the end, at most
+	local []uint32 // interface of the capture → of the file, plus 1; 0: it is not in the file
+	order []uint32 // the other way round
+	head  []byte   // what must be written before the next packet
+	tail  int64    // bytes of statistics at the end, at most
+	shown int      // of order: those whose descriptions are written
 
 	last  error     // what was in the way of writing it last; nil: nothing
 	stuck bool      // it still is
@@ -34,16 +37,18 @@ type cutFile struct {
 const retryAfter = time.Second
 
 func (f *cutFile) knows(id uint32) bool {
-	_, known := f.local[id]
-	return known
+	return int(id) < len(f.local) && f.local[id] > 0
 }
 
+// number is the file's of an interface that it knows.
+func (f *cutFile) number(id uint32) uint32 { return f.local[id] - 1 }
+
 func (f *cutFile) learn(id uint32) {
-	if f.local == nil {
-		f.local = map[uint32]uint32{}
+	for len(f.local) <= int(id) {
+		f.local = append(f.local, 0)
 	}
-	f.local[id] = uint32(len(f.order))
 	f.order = append(f.order, id)
+	f.local[id] = uint32(len(f.order))
 }
 
 // note takes a packet's time down.
@@ -55,47 +60,71 @@ func (f *cutFile) note(t int64) {
 }
 
 // append writes the cutter's run, after what must come before it. The first whole bytes
-// are in the file then: it ends with a whole packet whatever happens.
+// are in the file then: it ends with a whole packet whatever happens. Behind it there is
+// always room for the statistics, also where the disk is full: they say what was lost.
+//
+//	file:  description │ packet │ packet │ packet
+//	disk:  ───────────────────────────────────────────────│ statistics │
+//	                                      Size ───────────^  reserved
 func (f *cutFile) append(c *cutter) (whole int, err error) {
 	if f.stuck && c.now().Before(f.again) {
 		return 0, errStuck
 	}
-	if err := f.put(f.head); err != nil {
+	if err := f.putHead(); err != nil {
 		return 0, err
 	}
-	f.head = f.head[:0]
 	before := f.sink.Size()
+	full := f.sink.Reserve(before+int64(len(c.run)), f.tail)
 	n, err := f.sink.Write(c.run)
+	if err == nil {
+		err = full
+	}
 	if err == nil {
 		f.stuck = false
 		return len(c.run), nil
 	}
-	for whole < len(c.run) {
-		size := c.recordLen(c.run[whole:])
-		if whole+size > n {
-			break
-		}
-		whole += size
-	}
+	whole = c.prefix(c.run, n-int(f.tail))
 	f.cut(before + int64(whole))
 	return whole, err
 }
 
-// start writes what the file begins with.
-func (f *cutFile) start(c *cutter) {
-	if err := f.put(f.head); err != nil {
-		f.trouble(c, err)
-		return
+// prefix is how long the whole packets are that a run has in its first bytes.
+func (c *cutter) prefix(run []byte, most int) (whole int) {
+	for whole < len(run) {
+		size := c.recordLen(run[whole:])
+		if whole+size > most {
+			break
+		}
+		whole += size
 	}
-	f.head = f.head[:0]
+	return whole
 }
 
-// put writes all of b or nothing.
-func (f *cutFile) put(b []byte) error {
+// start writes what the file begins with.
+func (f *cutFile) start(c *cutter) {
+	if err := f.putHead(); err != nil {
+		f.trouble(c, err)
+	}
+}
+
+// putHead writes what must come before the next packet.
+func (f *cutFile) putHead() error {
+	if err := f.put(f.head, f.tail); err != nil {
+		return err
+	}
+	f.head, f.shown = f.head[:0], len(f.order)
+	return nil
+}
+
+// put writes all of b or nothing, where there is room for tail bytes more.
+func (f *cutFile) put(b []byte, tail int64) error {
 	if len(b) == 0 {
 		return nil
 	}
 	before := f.sink.Size()
+	if err := f.sink.Reserve(before+int64(len(b)), tail); err != nil {
+		return err
+	}
 	if _, err := f.sink.Write(b); err != nil {
 		f.cut(before)
 		return err
@@ -104,10 +133,15 @@ func (f *cutFile) put(b []byte) error {
 }
 
 // cut ends the file after so many bytes. Where that fails it is tried again by the next
-// write, which goes to the same place.
+// write, which goes to the same place. The room for the statistics is reserved anew at once: what
+// was cut off is as much.
 func (f *cutFile) cut(size int64) {
 	if err := f.sink.Truncate(size); err != nil {
 		f.last = err
+		return
+	}
+	if f.tail > 0 {
+		_ = f.sink.Reserve(size, int64(f.shown)*maxStats) // without it they may be missing
 	}
 }
 
@@ -122,23 +156,32 @@ func (f *cutFile) align(c *cutter, s *pcapng.Stats) bool {
 		f.head = append(f.head, make([]byte, n)...)
 		pcapng.PutFiller(f.head[at:], s)
 	}
-	if err := f.put(f.head); err != nil {
+	if err := f.putHead(); err != nil {
 		f.head = f.head[:at]
 		f.trouble(c, err)
 		return false
 	}
-	f.head = f.head[:0]
 	return true
 }
 
-// complete writes the statistics. A file that has no room for them is whole without.
+// complete writes the statistics, of the interfaces whose descriptions found room. A
+// file without any description would be one that no reader takes: it is left empty.
 func (f *cutFile) complete(c *cutter) {
-	if !c.classic {
-		for local, id := range f.order {
-			f.head = pcapng.AppendStats(f.head, c.statsOf(f, uint32(local), id))
-		}
+	if err := f.putHead(); err != nil {
+		f.trouble(c, err)
 	}
-	if err := f.put(f.head); err != nil {
+	f.head = f.head[:0]
+	if f.shown == 0 && f.last != nil {
+		f.cut(0)
+		return
+	}
+	if c.classic {
+		return
+	}
+	for local, id := range f.order[:f.shown] {
+		f.head = pcapng.AppendStats(f.head, c.statsOf(f, uint32(local), id))
+	}
+	if err := f.put(f.head, 0); err != nil {
 		f.trouble(c, err)
 	}
 }
@@ -177,12 +220,13 @@ func (f *cutFile) tell(c *cutter, err error) {
 }
 
 func (f *cutFile) report(reason string) model.FileReport {
-	r := model.FileReport{Bytes: f.sink.Size(), Packets: f.packets, Begun: time.Unix(0, f.begun).UTC(), Reason: reason}
+	r := model.FileReport{Bytes: f.sink.Size(), Packets: f.packets, Lost: f.lost, Begun: time.Unix(0, f.begun).UTC(), Reason: reason}
 	if f.packets > 0 {
 		r.First, r.Last = time.Unix(0, f.oldest).UTC(), time.Unix(0, f.newest).UTC()
 	}
 	if f.last != nil {
 		r.Error = f.last.Error()
+		_ = errors.As(f.last, &r.Errno) // one of our own has none
 	}
 	return r
 }

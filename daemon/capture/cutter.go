@@ -3,6 +3,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/sockd/sockd/families/model"
@@ -15,6 +16,7 @@ import (
 type sink interface {
 	Write(b []byte) (n int, err error)
 	WriteDirect(a, b []byte) (n int, err error)
+	Reserve(at, n int64) error
 	Truncate(size int64) error
 	Size() int64
 	Close() error
@@ -46,6 +48,7 @@ type cutter struct {
 	file   *cutFile // nil: the next packet begins one
 	made   int64    // files that are complete or begun
 	over   bool     // there is no further one
+	finis  int64    // packets from then on are no part of a capture that has all its files
 	chunk  []byte   // what write was given
 	run    []byte   // what is to be written next, as it is in the file: a part of chunk, or buf
 	from   int      // where run begins in chunk
@@ -53,6 +56,7 @@ type cutter struct {
 	count  int64    // packets in run
 	buf    []byte
 	kept   int64  // packets that were written, since the caller looked last
+	beyond int64  // packets from after the capture's end, as long
 	untold uint64 // lost before packets that were lost themselves
 	page   []byte // for Rewrite
 	copied []byte // of a ring's block
@@ -63,6 +67,7 @@ type cutIface struct {
 	description pcapng.Encoded
 	delivered   int64 // packets in files
 	lost        int64 // packets that were to be in files
+	beyond      int64 // packets from after the capture's end, since the caller looked last
 }
 
 // maxStats is how long the statistics of an interface can become.
@@ -87,6 +92,32 @@ func (c *cutter) write(chunk []byte) {
 	c.flush()
 }
 
+// writeAll is write of what somebody has summed up.
+func (c *cutter) writeAll(chunk []byte, of *extent) {
+	if !c.straight(chunk, of) {
+		c.write(chunk)
+	}
+}
+
+// straight writes a chunk as it lies, by one look at what it is, if the file has room
+// for all of it and nothing in it changes. It is false when it must be looked at packet by
+// packet, which took as long as to write it.
+func (c *cutter) straight(chunk []byte, of *extent) bool {
+	f, id := c.file, of.iface
+	switch {
+	case of.packets == 0 || of.mixed || c.classic || c.untold > 0 || f == nil:
+		return false
+	case !f.knows(id) || f.number(id) != id || of.last >= f.ends || !c.fits(id, int64(len(chunk))):
+		return false
+	}
+	f.note(of.first)
+	f.note(of.last)
+	c.ifaces[id].delivered += of.packets
+	c.run, c.count = chunk, of.packets
+	c.flush()
+	return true
+}
+
 // describe takes an interface in. The only file has it whether or not a packet of it
 // comes.
 func (c *cutter) describe(b pcapng.Encoded) {
@@ -103,12 +134,12 @@ func (c *cutter) only() bool { return c.size == 0 && c.clock.Every == 0 }
 func (c *cutter) packet(b pcapng.Encoded, at int) {
 	id := b.Interface()
 	if !c.place(b.Time(), id, c.cost(b)) {
-		c.lose(b, id)
+		c.leave(b, id)
 		return
 	}
 	c.file.note(b.Time())
 	c.ifaces[id].delivered++
-	b.SetInterface(c.file.local[id])
+	b.SetInterface(c.file.number(id))
 	switch {
 	case c.classic:
 		p := b.Packet()
@@ -219,11 +250,21 @@ func (c *cutter) declare(id uint32) bool {
 	return true
 }
 
-// lose counts a packet that is in no file. What was lost before it is told by the next
-// that is; of the packet itself the subscription tells, whose count it is in.
-func (c *cutter) lose(b pcapng.Encoded, id uint32) {
+// leave counts a packet that is in no file. One from after the end of a capture that has
+// all its files is no part of it; any other is lost. What was lost before it is told by
+// the next that is in a file; of the packet itself the subscription tells, whose count it
+// is in.
+func (c *cutter) leave(b pcapng.Encoded, id uint32) {
+	if c.most > 0 && c.made == c.most && c.file == nil && b.Time() >= c.finis {
+		c.ifaces[id].beyond++
+		c.beyond++
+		return
+	}
 	c.ifaces[id].lost++
 	c.untold += b.Dropped()
+	if c.file != nil {
+		c.file.lost++
+	}
 }
 
 // flush writes the run.
@@ -232,7 +273,9 @@ func (c *cutter) flush() {
 		whole, err := f.append(c)
 		wrote := c.count
 		if whole < len(c.run) {
-			wrote -= c.records(c.run[whole:], c.unwritten)
+			n := c.records(c.run[whole:], c.unwritten)
+			wrote -= n
+			f.lost += n
 		}
 		c.kept += wrote
 		f.packets += wrote
@@ -283,6 +326,9 @@ func (c *cutter) finish(reason string) {
 	}
 	f.complete(c)
 	c.file = nil
+	if c.finis = math.MinInt64; reason == "time" {
+		c.finis = f.ends
+	}
 	if err := f.sink.Close(); err != nil && f.last == nil {
 		f.last = err
 	}
@@ -330,6 +376,10 @@ func (c *cutter) enough() bool {
 // who must not walk its frames any more.
 func (c *cutter) block(b *ring.Block, id uint32, dropped uint64) {
 	c.flush()
+	if small(b) {
+		c.copyBlock(b, id, dropped)
+		return
+	}
 	first, last := b.Span()
 	if c.whole(b, id, first, last) && c.direct(b, id, dropped, first, last) {
 		return
@@ -351,13 +401,14 @@ func (c *cutter) whole(b *ring.Block, id uint32, first, last int64) bool {
 // changes nothing.
 func (c *cutter) direct(b *ring.Block, id uint32, dropped uint64, first, last int64) bool {
 	f, n := c.file, int64(b.Len())
-	s := c.stats(id, f.local[id] == 0)
-	s.Interface, s.Time, s.End = f.local[id], last, last
+	local := f.number(id)
+	s := c.stats(id, local == 0)
+	s.Interface, s.Time, s.End = local, last, last
 	s.Delivered = uint64(c.ifaces[id].delivered)
 	if !b.Rewritable() || !f.align(c, &s) {
 		return false
 	}
-	rest, ok := b.Rewrite(c.page, f.local[id], dropped+c.untold, &s)
+	rest, ok := b.Rewrite(c.page, local, dropped+c.untold, &s)
 	if !ok {
 		return false
 	}
@@ -366,7 +417,11 @@ func (c *cutter) direct(b *ring.Block, id uint32, dropped uint64, first, last in
 	f.note(first)
 	f.note(last)
 	before := f.sink.Size()
-	if _, err := f.sink.WriteDirect(c.page, rest); err == nil {
+	err := f.sink.Reserve(before+int64(len(c.page)+len(rest)), f.tail)
+	if err == nil {
+		_, err = f.sink.WriteDirect(c.page, rest)
+	}
+	if err == nil {
 		c.kept += n
 		f.packets += n
 		return true
@@ -393,18 +448,27 @@ func (c *cutter) rescue(run []byte) {
 	c.flush()
 }
 
+// piece is how much copyBlock copies before it writes: what still is in the processor's
+// cache then.
+const piece = 256 << 10
+
 // copyBlock writes a block as copies of its frames.
 func (c *cutter) copyBlock(b *ring.Block, id uint32, dropped uint64) {
 	c.copied = c.copied[:0]
-	for it := b.Frames(); it.Next(); {
+	var sum extent
+	p := pcapng.Packet{Interface: id, Dropped: dropped}
+	for it := b.Frames(); it.Next(); p.Dropped = 0 {
 		f := &it.Frame
-		c.copied = pcapng.AppendPacket(c.copied, &pcapng.Packet{
-			Interface: id, Time: f.Time, Data: f.Data, Len: f.Len,
-			Direction: direction(f.Type), Reception: receptions[f.Type&7], Dropped: dropped,
-		})
-		dropped = 0
+		p.Time, p.Data, p.Len = f.Time, f.Data, f.Len
+		p.Direction, p.Reception = direction(f.Type), receptions[f.Type&7]
+		c.copied = pcapng.AppendPacket(c.copied, &p)
+		sum.add(&p)
+		if len(c.copied) >= piece {
+			c.writeAll(c.copied, &sum)
+			c.copied, sum = c.copied[:0], extent{}
+		}
 	}
-	c.write(c.copied)
+	c.writeAll(c.copied, &sum)
 }
 
 // errStuck is what append says before it is time to try again.

@@ -26,12 +26,13 @@ type memFile struct {
 	b      []byte
 	room   int
 	closed int
+	end    int // of what is reserved
 }
 
 var errNoSpace = fmt.Errorf("write: %w", syscall.ENOSPC)
 
 func (m *memFile) Write(p []byte) (int, error) {
-	n := min(len(p), max(0, m.room-len(m.b)))
+	n := min(len(p), max(0, max(m.room, m.end)-len(m.b)))
 	m.b = append(m.b, p[:n]...)
 	if n < len(p) {
 		return n, errNoSpace
@@ -46,9 +47,24 @@ func (m *memFile) WriteDirect(a, b []byte) (int, error) {
 	return m.Write(append(bytes.Clone(a), b...))
 }
 
-func (m *memFile) Truncate(size int64) error { m.b = m.b[:size]; return nil }
-func (m *memFile) Size() int64               { return int64(len(m.b)) }
-func (m *memFile) Close() error              { m.closed++; return nil }
+func (m *memFile) Reserve(at, n int64) error {
+	switch {
+	case n == 0:
+		return nil
+	case at+n > int64(max(m.room, m.end)):
+		return errNoSpace
+	}
+	m.end = max(m.end, int(at+n))
+	return nil
+}
+
+func (m *memFile) Truncate(size int64) error {
+	m.b, m.end = m.b[:size], min(m.end, int(size))
+	return nil
+}
+
+func (m *memFile) Size() int64  { return int64(len(m.b)) }
+func (m *memFile) Close() error { m.closed++; return nil }
 
 // desk is a cutter with its files and what it reported.
 type desk struct {
@@ -321,6 +337,48 @@ func TestPcapFiles(t *testing.T) {
 	require.EqualValues(t, n, d.kept)
 }
 
+// A disk that stays full, from any byte on: the file has its statistics all the same, and
+// they have what was lost. One that had no room for its beginning is empty, not a part
+// of one.
+func TestADiskThatStaysFull(t *testing.T) {
+	chunk, want := material(3, 20, 2)
+	for room := range 4000 {
+		d := newDesk(nil)
+		d.next = func() (sink, error) {
+			d.files = append(d.files, &memFile{room: room})
+			return d.files[0], nil
+		}
+		d.begin()
+		for rest := pcapng.Encoded(bytes.Clone(chunk)); len(rest) > 0; {
+			b, after, ok := pcapng.NextEncoded(rest)
+			require.True(t, ok)
+			d.write(b)
+			rest, d.at = after, d.at.Add(retryAfter)
+		}
+		d.files[0].room = 0 // others take what it has not reserved
+		d.end()
+		r := d.reports[len(d.reports)-1]
+		require.Equal(t, []any{"end", int64(len(want))}, []any{r.Reason, r.Packets + r.Lost})
+		if r.Bytes == 0 {
+			require.Equal(t, []any{syscall.ENOSPC, int64(0)}, []any{r.Errno, d.kept})
+			continue
+		}
+		c := mustContent(t, d.files[0].b)
+		require.Len(t, c.stats, len(c.names), "room for %d bytes", room)
+		require.Len(t, c.packets, int(r.Packets))
+		lost := uint64(0)
+		for _, s := range c.stats {
+			lost += s.OSDrop
+		}
+		if len(c.names) == 2 { // else the other one's is in no statistics of its own
+			require.EqualValues(t, r.Lost, lost)
+		}
+		if room%97 == 0 {
+			mustTcpdump(t, d.files[0].b)
+		}
+	}
+}
+
 // A pcap file that is cut at any byte has whole packets, too.
 func TestAPcapFileOnAFullDisk(t *testing.T) {
 	chunk, want := material(5, 5, 1)
@@ -373,6 +431,21 @@ func TestTheFilesEndWhenThereAreEnough(t *testing.T) {
 	d.end()
 	require.Len(t, d.reports, 3)
 	require.Less(t, d.kept, int64(300))
+	require.EqualValues(t, 300, d.kept+d.beyond, "the rest is no part of the capture, and not lost")
+	require.Zero(t, d.ifaces[0].lost)
+}
+
+// What comes after the last interval is from after the end of the capture. A packet of
+// the last interval that comes too late for its file is lost.
+func TestWhatComesAfterTheLastIntervalIsNotLost(t *testing.T) {
+	chunk, want := material(6, 2500, 1) // one each millisecond, three intervals
+	d := newDesk(func(d *desk) { d.clock, d.most = files.Clock{Every: time.Second}, 2 })
+	d.write(bytes.Clone(chunk))
+	late := pcapng.Packet{Time: want[1999].Time, Data: frame(98, 60), Len: 60}
+	d.write(pcapng.AppendPacket(nil, &late))
+	d.end()
+	require.Len(t, d.reports, 2)
+	require.Equal(t, []int64{2000, 500, 1}, []int64{d.kept, d.beyond, d.ifaces[0].lost})
 }
 
 func TestACallerWhoGivesNoFurtherFileLosesTheRest(t *testing.T) {

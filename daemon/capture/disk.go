@@ -88,7 +88,7 @@ func checkDisk(d *model.DiskSpec) error {
 	if _, err := files.NewPattern(d.To.Name(), d.Count); err != nil {
 		return err
 	}
-	return checkFiles(fileSpec(*d))
+	return fileSpec(*d).Check()
 }
 
 // fileSpec is how files are cut, by the daemon's clock on the wall.
@@ -185,6 +185,9 @@ func (d *disk) done(r model.FileReport) error {
 	d.mu.Lock()
 	part := d.parts[0].name
 	d.mu.Unlock()
+	if r.Bytes == 0 { // the disk had no room for its beginning: readers take no empty file
+		return d.abandon(part)
+	}
 	name, err := d.shelf.place(part, r.Begun.Local())
 	if err != nil {
 		d.fail(err)
@@ -194,6 +197,17 @@ func (d *disk) done(r model.FileReport) error {
 	d.parts = d.parts[1:]
 	d.mu.Unlock()
 	d.add(diskFile{name, r.Bytes, r.Packets, nanoseconds(r.First), nanoseconds(r.Last)})
+	return nil
+}
+
+// abandon deletes the file that is being written; turn is held.
+func (d *disk) abandon(part string) error {
+	d.mu.Lock()
+	d.parts = d.parts[1:]
+	d.mu.Unlock()
+	if err := d.shelf.remove(part); err != nil {
+		d.tell(err)
+	}
 	return nil
 }
 

@@ -131,6 +131,33 @@ func TestARecorderToDiskGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
+// Files that are named by the time were not known again: they stayed for ever.
+func TestFilesThatAreNamedByTheTimeAreKnownAfterARestart(t *testing.T) {
+	n := newNet(t)
+	dir := t.TempDir()
+	spec := toDisk(dir, 3)
+	spec.Disk.To.Path = dir + "/%Y-cap.%H.pcapng"
+	foreign := filepath.Join(dir, "2001-cap.01.pcapng")
+	require.NoError(t, os.WriteFile(foreign, []byte("keep"), 0o600))
+	r, _ := n.record(spec)
+	n.sendNumbered(0, 150, 1000)
+	require.NoError(t, r.Close())
+	require.Len(t, n.names(dir), 2+1)
+	text, err := os.ReadFile(filepath.Join(dir, n.names(dir)[1]))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".Y-cap.H.pcapng.1.part"), text[:len(text)-50], 0o600))
+
+	r, _ = n.record(spec)
+	require.EqualValues(t, 3, r.View().Files, "the one that was left, too")
+	n.sendNumbered(150, 300, 1000)
+	file, _ := n.dumpOf(r, model.DumpSpec{})
+	require.Greater(t, len(file.numbers), 150)
+	require.EqualValues(t, 299, file.numbers[len(file.numbers)-1])
+	require.NoError(t, r.Close())
+	require.Len(t, n.names(dir), 3+1, "they count for the bounds: %v", n.names(dir))
+	require.FileExists(t, foreign)
+}
+
 // Files of others, whatever their names, were taken for the recorder's own: those beyond
 // its count were deleted, those of a ring replaced, and parts taken from who wrote them.
 func TestARecorderTouchesOnlyItsOwnFiles(t *testing.T) {

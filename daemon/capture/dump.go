@@ -29,7 +29,7 @@ type dump struct {
 	out     []byte // what waits to be written
 	sorted  []chosen
 	numbers map[uint32]uint32                   // of interfaces: a history's → the file's
-	filters map[pcapng.LinkType]*filter.Program // nil: the filter is not for this link type
+	filters map[uint32]*filter.Follower[chosen] // of interfaces; nil: the filter is not for their link type
 	gaps    map[uint32]uint64                   // lost packets that no packet has told of, by interface
 	sums    map[uint32]*dumpSum                 // of interfaces that are in the file
 	report  dumpReport
@@ -38,6 +38,7 @@ type dump struct {
 // choice is what a dump is to have.
 type choice struct {
 	from, to int64  // times of packets, both included
+	bound    int64  // those from before it are kept no longer, whether or not they are there
 	filter   string // "": all
 	recorded string // the filter that the recorder has
 	begun    int64  // when the recorder began
@@ -51,6 +52,7 @@ type chosen struct {
 	dropped uint64 // lost before it, on its interface, since the last one that was chosen, beside what it tells itself
 	part    int32
 	offset  int32
+	block   pcapng.Encoded // the packet itself, of one that was held; nil: where part and offset say
 }
 
 // dumpSum is what is written of an interface.
@@ -75,7 +77,7 @@ func newDump(ctx context.Context, w io.Writer, s *snapshot, c choice) *dump {
 	return &dump{
 		ctx: ctx, w: w, snapshot: s, choice: c,
 		out:     make([]byte, 0, dumpBuffer+pcapng.PacketLen(maxSnaplen, true)),
-		numbers: map[uint32]uint32{}, filters: map[pcapng.LinkType]*filter.Program{}, gaps: map[uint32]uint64{}, sums: map[uint32]*dumpSum{},
+		numbers: map[uint32]uint32{}, filters: map[uint32]*filter.Follower[chosen]{}, gaps: map[uint32]uint64{}, sums: map[uint32]*dumpSum{},
 	}
 }
 
@@ -138,13 +140,13 @@ func (d *dump) choose(part int) {
 // consider takes a packet, or remembers the losses that it tells of for the next one.
 func (d *dump) consider(e pcapng.Encoded, at int64, c chosen) {
 	number := e.Interface()
-	if !d.wants(number, e) {
+	c.time = at
+	if !d.wants(number, e, &c) {
 		if n := e.Dropped(); n > 0 {
 			d.gaps[number] += n
 		}
 		return
 	}
-	c.time = at
 	if n := d.gaps[number]; n > 0 {
 		c.dropped = n
 		delete(d.gaps, number)
@@ -152,22 +154,41 @@ func (d *dump) consider(e pcapng.Encoded, at int64, c chosen) {
 	d.sorted = append(d.sorted, c)
 }
 
-// wants asks the filter, as it is for the packet's link type.
-func (d *dump) wants(number uint32, e pcapng.Encoded) bool {
+// wants asks the filter. Fragments that were held for this packet are chosen before it.
+func (d *dump) wants(number uint32, e pcapng.Encoded, c *chosen) bool {
 	if d.choice.filter == "" {
 		return true
 	}
-	link := d.snapshot.ifaces[number].Link
-	program, known := d.filters[link]
+	f, known := d.filters[number]
 	if !known {
-		program, _ = filter.Compile(d.choice.filter, link) // what this link type has not matches nothing of it
-		d.filters[link] = program
+		f = d.filterOf(number)
+		d.filters[number] = f
 	}
-	if program == nil {
+	if f == nil {
 		return false
 	}
 	p := e.Packet()
-	return program.Match(p.Data, p.Len)
+	switch f.Judge(&filter.Packet{Data: p.Data, Length: p.Len, Direction: filter.Direction(p.Direction)}, c.time) {
+	case filter.Take:
+		d.sorted = append(d.sorted, f.Released()...)
+		return true
+	case filter.Hold:
+		held := *c // its part may be given back before anybody knows
+		if held.block = slices.Clone(e); e.Dropped() > 0 {
+			held.block = e.AppendDropped(nil, -e.Dropped()) // the next one tells of it
+		}
+		f.Keep(held)
+	}
+	return false
+}
+
+// filterOf is the filter as it is for an interface's link type.
+func (d *dump) filterOf(number uint32) *filter.Follower[chosen] {
+	program, err := keptProgram(d.choice.filter, d.snapshot.ifaces[number].Link)
+	if err != nil {
+		return nil // what this link type has not matches nothing of it
+	}
+	return filter.NewFollower[chosen](program, filter.FollowLimits{})
 }
 
 // emit writes what is sorted up to the time until, and gives back the parts up to
@@ -191,7 +212,10 @@ func (d *dump) emit(until int64, last int) error {
 
 // packet writes one packet, and before the first of its interface the description.
 func (d *dump) packet(c chosen) error {
-	e, _, _ := pcapng.NextEncoded(d.snapshot.parts[c.part].data()[c.offset:])
+	e := c.block
+	if e == nil {
+		e, _, _ = pcapng.NextEncoded(d.snapshot.parts[c.part].data()[c.offset:])
+	}
 	number, sum := d.iface(e.Interface())
 	sum.packets++
 	sum.dropped += c.dropped + e.Dropped()

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/files"
 	"github.com/sockd/sockd/families/packet/pcapng"
@@ -17,8 +15,13 @@ import (
 )
 
 // supplyPatience is how long after its end a capture waits for a file that it needs
-// for what is still queued. A caller who is there opens one in less than a millisecond.
-const supplyPatience = 2 * time.Second
+// for what is still queued. A caller who is there opens one in less than a millisecond. When
+// its context has ended the caller has left, as a rule, or the daemon is to end, and that
+// within two seconds.
+const (
+	supplyPatience = 2 * time.Second
+	leavePatience  = time.Second
+)
 
 // RunFiles is Run into files, which the caller opens and names and the subscription
 // fills, cuts and closes: see model.Capturing. While next waits for a descriptor packets
@@ -29,7 +32,7 @@ const supplyPatience = 2 * time.Second
 // It ends as Run does, and well after spec.Files files, or when next or done fails. It is
 // an error when next gives something else than a regular file that is open for writing.
 func (s *Subscription) RunFiles(ctx context.Context, spec model.FileSpec, next func(context.Context) (fd int, err error), done func(model.FileReport) error) error {
-	if err := checkFiles(spec); err != nil {
+	if err := spec.Check(); err != nil {
 		return err
 	}
 	if err := s.enter(); err != nil {
@@ -46,24 +49,16 @@ func (s *Subscription) RunFiles(ctx context.Context, spec model.FileSpec, next f
 	return w.run(ended)
 }
 
-func checkFiles(spec model.FileSpec) error {
-	switch {
-	case spec.Size != 0 && spec.Size < model.MinFileSize:
-		return &families.SyntaxError{What: "size of files", Text: strconv.FormatInt(spec.Size, 10), Why: "want at least " + strconv.Itoa(model.MinFileSize) + " bytes"}
-	case spec.Every < 0 || spec.Every%time.Second != 0:
-		return &families.SyntaxError{What: "interval of files", Text: spec.Every.String(), Why: "want whole seconds"}
-	case spec.Files < 0:
-		return &families.SyntaxError{What: "number of files", Text: strconv.FormatInt(spec.Files, 10), Why: "want 0 or more"}
-	}
-	return nil
-}
-
 // conclude waits for the capture's end, sees to it that all packets from before are
 // queued, and says what ended it. The writer goes on meanwhile: a ring runs empty only
 // if its blocks come back.
 func (s *Subscription) conclude(ctx context.Context, enough <-chan struct{}, patience *time.Timer) error {
 	end := s.awaitEnd(ctx, enough)
-	patience.Reset(supplyPatience)
+	if ctx.Err() != nil {
+		patience.Reset(leavePatience)
+	} else {
+		patience.Reset(supplyPatience)
+	}
 	s.settle()
 	s.finish()
 	return end
@@ -120,6 +115,7 @@ func newFileWriter(s *Subscription, spec model.FileSpec, next func() (int, error
 	for _, z := range spec.Zones {
 		w.cut.clock.Zones = append(w.cut.clock.Zones, files.Zone(z))
 	}
+	s.queue.gatherUp(min(gather, s.queue.limit/4), gatherTime) // the rest is for what comes meanwhile
 	if !w.cut.classic && (spec.Size == 0 || spec.Size >= leastCut) {
 		s.mu.Lock()
 		s.blocks = w
@@ -169,7 +165,7 @@ const (
 // A file is written in pieces of gather, or of what has come within gatherTime: who
 // reads it meanwhile sees a packet that much later.
 const (
-	gather     = 1 << 20
+	gather     = 2 << 20
 	gatherTime = 50 * time.Millisecond
 )
 
@@ -177,20 +173,12 @@ const (
 func (w *fileWriter) run(ended <-chan error) error {
 	tick := time.NewTicker(lookAt)
 	defer tick.Stop()
-	due := time.NewTimer(gatherTime)
-	defer due.Stop()
 	if w.cut.size == 0 && w.cut.clock.Every == 0 {
 		w.cut.begin()
 	}
 	for {
 		select {
 		case <-w.sub.queue.wake:
-			if !w.worth() {
-				due.Reset(gatherTime)
-				continue
-			}
-			w.flush()
-		case <-due.C:
 			w.flush()
 		case <-tick.C:
 			w.flush()
@@ -209,23 +197,17 @@ func (w *fileWriter) run(ended <-chan error) error {
 	}
 }
 
-func (w *fileWriter) worth() bool {
-	w.sub.mu.Lock()
-	defer w.sub.mu.Unlock()
-	return w.sub.full || w.sub.queue.worth()
-}
-
 // flush writes what is queued and the blocks that are held, in the order in which they
 // came, and counts what was written as delivered.
 func (w *fileWriter) flush() {
 	s := w.sub
 	s.mu.Lock()
-	chunk, frames := s.queue.takeLocked()
+	chunk, sum := s.queue.takeLocked()
 	held := w.held
 	w.held, w.spare = w.spare[:0], nil
 	s.mu.Unlock()
 	w.cut.kept = 0
-	at := 0
+	frames, at := sum.packets, 0
 	for i := range held {
 		h := &held[i]
 		w.cut.write(chunk[at:h.after])
@@ -234,13 +216,31 @@ func (w *fileWriter) flush() {
 		w.cut.block(&h.Block, h.iface, h.dropped)
 		w.giveBack(h)
 	}
-	w.cut.write(chunk[at:])
+	if at > 0 { // sum is of more
+		w.cut.write(chunk[at:])
+	} else {
+		w.cut.writeAll(chunk, &sum)
+	}
 	s.mu.Lock()
 	s.delivered += w.cut.kept
-	s.subscriber += frames - w.cut.kept
+	s.subscriber += frames - w.cut.kept - w.cut.beyond
+	w.uncountLocked()
 	w.spare = held
 	s.mu.Unlock()
 	s.queue.done(chunk)
+}
+
+// uncountLocked takes packets back that came after the end of the capture.
+func (w *fileWriter) uncountLocked() {
+	if w.cut.beyond == 0 {
+		return
+	}
+	w.sub.received -= w.cut.beyond
+	for id, i := range w.cut.ifaces {
+		w.sub.ids[id].received -= i.beyond
+		i.beyond = 0
+	}
+	w.cut.beyond = 0
 }
 
 func (w *fileWriter) giveBack(h *heldBlock) {
@@ -250,19 +250,20 @@ func (w *fileWriter) giveBack(h *heldBlock) {
 	w.sub.mu.Unlock()
 }
 
-// leastBlock is from how many bytes on a block is written where it lies. One that was
+// leastBlock is from how many bytes on a block is held. One that was
 // handed over for its age has less: to copy it costs little, and it leaves the file dense.
 const leastBlock = 32 << 10
 
 // takeBlock holds a block until it is written, but no more than a quarter of the ring:
 // the rest must do while the disk is slow, for everybody.
 func (w *fileWriter) takeBlock(b *ring.Block, iface uint32, dropped uint64) bool {
-	if w.lent >= b.RingBlocks()/4 || b.Bytes() < leastBlock || !b.Rewritable() {
+	if w.lent >= b.RingBlocks()/4 || b.Bytes() < leastBlock || !small(b) && !b.Rewritable() {
 		return false
 	}
 	w.lent++
-	w.sub.queue.aside += b.Bytes()
-	w.sub.queue.hurry = w.lent > b.RingBlocks()/8
+	w.sub.queue.aside += b.Bytes() / 2 // of small frames about as much is the ring's
+	// What fills the ring with large frames is too fast for a disk that has waited.
+	w.sub.queue.hurry = w.sub.queue.hurry || !small(b) || w.lent > b.RingBlocks()/8
 	w.held = append(w.held, heldBlock{*b, iface, dropped, len(w.sub.queue.buf)})
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -220,7 +221,7 @@ func TestFilesOfLargeFramesAreWrittenWhereTheyLie(t *testing.T) {
 // A private tcpdump beside it has the same packets.
 func TestFilesHaveWhatTcpdumpHas(t *testing.T) {
 	n := newNet(t)
-	n.hub.limits.blocks = 64
+	n.hub.limits.blocks = 256 // all of it fits, however slow the disk is
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "theirs")
 	tcpdump := n.b.Command("tcpdump", "-i", "v1", "-B", "65536", "-U", "-n", "-w", theirs, "tcp")
@@ -380,6 +381,95 @@ func TestAFullDiskLosesWhatItCannotHold(t *testing.T) {
 	require.Len(t, causes, 1)
 	require.Contains(t, causes[0], "no space left on device")
 	r.mustRead()
+}
+
+// A disk that stays full: the file says itself what was lost, also where others take all
+// that is free.
+func TestAFileOnADiskThatStaysFullSaysWhatWasLost(t *testing.T) {
+	n := newNet(t)
+	n.hub.limits.blocks = 64
+	for _, length := range []int{60, 1400} {
+		dir := mustTmpfs(t, "1m")
+		sub := *n
+		r := sub.startFiles(dir, model.CaptureSpec{Filter: ours}, model.FileSpec{}, nil)
+		for sent := int64(1); ; sent++ { // as a slow capture writes it
+			n.sendFrames(1, length)
+			r.received(sent)
+			if sent == 20 {
+				fill(t, dir)
+			}
+			if sent > 20 && r.sub.View().DroppedSubscriber > 0 {
+				break
+			}
+		}
+		n.sendFrames(100, length)
+		familytest.Eventually(t, "more is lost", func() bool { return r.sub.View().DroppedSubscriber > 100 })
+		fill(t, dir)
+		all := r.finish()
+		v := r.sub.View()
+		require.Equal(t, v.Received, v.Delivered+v.DroppedSubscriber)
+		require.Len(t, all[0].stats, 1)
+		require.Equal(t, []uint64{uint64(v.DroppedSubscriber), uint64(v.Delivered)}, []uint64{all[0].stats[0].OSDrop, all[0].stats[0].Delivered})
+		require.Equal(t, fmt.Sprintf("dropped_kernel=0 dropped_daemon=0 dropped_subscriber=%d", v.DroppedSubscriber), all[0].stats[0].Comment)
+		last := r.reports[len(r.reports)-1]
+		require.Equal(t, []any{v.DroppedSubscriber, syscall.ENOSPC}, []any{last.Lost, last.Errno})
+		r.mustRead()
+	}
+}
+
+// fill takes all that is free of a small disk.
+func fill(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "ballast"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	require.NoError(t, err)
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+}
+
+// A disk that is full from the first byte on had a file of no bytes, which no reader takes.
+func TestAFullDiskFromTheFirstByte(t *testing.T) {
+	n := newNet(t)
+	dir := mustTmpfs(t, "1m")
+	fill(t, dir)
+	r := n.startFiles(dir, model.CaptureSpec{Filter: ours}, model.FileSpec{}, nil)
+	n.sendFrames(3, 60)
+	r.received(3)
+	r.end()
+	require.NoError(t, r.wait())
+	last := r.reports[len(r.reports)-1]
+	require.Equal(t, []any{"end", int64(0), int64(3), syscall.ENOSPC}, []any{last.Reason, last.Bytes, last.Lost, last.Errno})
+	require.EqualValues(t, 3, r.sub.View().DroppedSubscriber)
+
+	spec := toDisk(dir, 0)
+	rec, told := n.record(spec)
+	n.sendFrames(3, 60)
+	familytest.Eventually(t, "the packets are counted as lost", func() bool { return rec.View().DroppedSubscriber == 3 })
+	require.NoError(t, rec.Close())
+	require.Equal(t, []string{"ballast", "faa"}, n.names(dir), "the caller's is the caller's to delete, the recorder's is gone")
+	require.Contains(t, strings.Join(told.all(), " "), "no space left on device")
+}
+
+// The packet that ended it counted as lost.
+func TestWhatIsReceivedOfTheLastIntervalIsInItsFile(t *testing.T) {
+	n := newNet(t)
+	r := n.startFiles(t.TempDir(), model.CaptureSpec{Filter: ours}, model.FileSpec{Every: time.Second, Files: 2}, nil)
+	for ended := false; !ended; {
+		n.sendFrames(1, 60)
+		select {
+		case err := <-r.done:
+			require.NoError(t, err)
+			ended = true
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	v, packets := r.sub.View(), 0
+	for _, c := range r.contents() {
+		packets += len(c.packets)
+	}
+	require.Equal(t, []int64{int64(packets), int64(packets), 0}, []int64{v.Received, v.Delivered, v.DroppedSubscriber})
 }
 
 // A caller who stands still when the next file is due: packets queue, then they are

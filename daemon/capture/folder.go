@@ -72,10 +72,12 @@ func (f folder) openNew(name string) (fd int, err error) {
 	}
 }
 
-// has tells whether there is anything of that name, as far as can be told.
-func (f folder) has(name string) bool {
-	_, err := os.Lstat(filepath.Join(f.path, name))
-	return err == nil
+// renameNew gives a file a name that nothing has; else the error wraps syscall.EEXIST.
+func (f folder) renameNew(from, to string) error {
+	if err := files.RenameNew(filepath.Join(f.path, from), filepath.Join(f.path, to)); err != nil {
+		return f.explain("rename to", to, err)
+	}
+	return nil
 }
 
 // rename gives a file its name, which may be another one's so far.
@@ -163,23 +165,22 @@ func (s *shelf) create() (part string, fd int, err error) {
 // place gives a file that began at t its name. It replaces nothing but, in a ring, the
 // shelf's own oldest file.
 func (s *shelf) place(part string, t time.Time) (name string, err error) {
-	name = s.pattern.Next(t)
-	for tried := 1; s.taken(name); tried++ {
-		if tried == s.ring {
-			return "", s.explain("rename to", name, syscall.EEXIST)
-		}
+	for tried := 1; ; tried++ {
 		name = s.pattern.Next(t)
+		if s.ring > 0 && s.mine[name] {
+			err = s.rename(part, name)
+		} else {
+			err = s.renameNew(part, name) // in one step: others may want the name just now
+		}
+		if !errors.Is(err, syscall.EEXIST) || tried == s.ring {
+			break
+		}
 	}
-	if err := s.rename(part, name); err != nil {
+	if err != nil {
 		return "", err
 	}
 	s.mine[name] = true
 	return name, nil
-}
-
-// taken tells whether a name is not to be had.
-func (s *shelf) taken(name string) bool {
-	return s.has(name) && (s.ring == 0 || !s.mine[name])
 }
 
 // forget tells the shelf that a file of its own is deleted.

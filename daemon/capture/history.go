@@ -116,7 +116,7 @@ func (h *history) pruneLocked() {
 
 // add takes a packet in. There is room unless the system has no memory at all.
 func (h *history) add(p *pcapng.Packet) verdict {
-	s := h.room(pcapng.PacketLen(len(p.Data), p.Dropped != 0))
+	s := h.room(p.Size())
 	if s == nil {
 		return noMemory
 	}
@@ -369,12 +369,13 @@ type part struct {
 
 func (p *part) data() []byte { return p.segment.mem[:p.bytes:p.bytes] }
 
-// look takes what has packets from the time from on. Its owner closes it.
+// look takes what has packets from the time from on. Its owner closes it. What is from
+// before bound counts as not there.
 //
 // While snapshots are read the history takes other memory, to its bound again at
 // most: a new one has to wait until little is held by old ones alone. With what
 // that little may be, all together is below two and a quarter times the bound.
-func (h *history) look(from int64) (*snapshot, error) {
+func (h *history) look(from, bound int64) (*snapshot, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -388,8 +389,8 @@ func (h *history) look(from int64) (*snapshot, error) {
 		if s.done.packets == 0 {
 			continue
 		}
-		if out.oldest == 0 || s.done.first < out.oldest {
-			out.oldest = s.done.first
+		if first := s.firstFrom(bound); first != 0 && (out.oldest == 0 || first < out.oldest) {
+			out.oldest = first
 		}
 		if s.done.last >= from {
 			s.refs++
@@ -430,7 +431,7 @@ func (h *history) unref(segments []*segment) {
 
 // dump writes what there is of a choice.
 func (h *history) dump(ctx context.Context, w io.Writer, c choice) (dumpReport, error) {
-	s, err := h.look(c.from)
+	s, err := h.look(c.from, c.bound)
 	if err != nil {
 		return dumpReport{}, err
 	}

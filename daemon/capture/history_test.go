@@ -70,7 +70,7 @@ var everything = choice{from: math.MinInt64, to: math.MaxInt64, source: "any"}
 
 func (p *past) dump(c choice) (dumped, dumpReport) {
 	p.Helper()
-	s, err := p.look(c.from)
+	s, err := p.look(c.from, c.bound)
 	require.NoError(p, err)
 	defer s.close()
 	var file bytes.Buffer
@@ -317,7 +317,7 @@ func TestASnapshotLosesNothingWhileTheRecordingGoesOn(t *testing.T) {
 		p.packet(eth, 1, 1000)
 	}
 	p.flush()
-	s, err := p.look(math.MinInt64)
+	s, err := p.look(math.MinInt64, 0)
 	require.NoError(t, err)
 	held := p.held().packets
 	for range 30_000 { // the history turns over and over
@@ -325,7 +325,7 @@ func TestASnapshotLosesNothingWhileTheRecordingGoesOn(t *testing.T) {
 		require.Less(t, mapped.Load()-before, int64(2<<20)*9/4)
 	}
 	p.flush()
-	_, err = p.look(math.MinInt64)
+	_, err = p.look(math.MinInt64, 0)
 	require.ErrorIs(t, err, families.ErrBusy, "or memory would have no bound")
 	var file bytes.Buffer
 	_, err = newDump(t.Context(), &file, s, everything).write()
@@ -335,11 +335,11 @@ func TestASnapshotLosesNothingWhileTheRecordingGoesOn(t *testing.T) {
 	require.EqualValues(t, held, len(numbers))
 	require.EqualValues(t, 2999, numbers[len(numbers)-1])
 	require.Zero(t, p.pinned)
-	s, err = p.look(math.MinInt64)
+	s, err = p.look(math.MinInt64, 0)
 	require.NoError(t, err, "there is room again")
 	s.close()
 	p.close()
-	_, err = p.look(math.MinInt64)
+	_, err = p.look(math.MinInt64, 0)
 	require.ErrorIs(t, err, families.ErrNotFound)
 }
 
@@ -377,7 +377,7 @@ func TestDumpsWhileItRecords(t *testing.T) {
 	for range 8 {
 		dumps.Go(func() {
 			for range 5 {
-				s, err := p.look(math.MinInt64)
+				s, err := p.look(math.MinInt64, 0)
 				if errors.Is(err, families.ErrBusy) {
 					continue
 				}
@@ -425,7 +425,7 @@ func TestADumpEndsWithItsContextOrItsWriter(t *testing.T) {
 		"the disk is full": {t.Context(), brokenWriter{}, errBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := p.look(math.MinInt64)
+			s, err := p.look(math.MinInt64, 0)
 			require.NoError(t, err)
 			defer s.close()
 			report, err := newDump(tt.ctx, tt.w, s, everything).write()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sockd/sockd/families"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/filter"
 	"github.com/sockd/sockd/families/packet/links"
 	"github.com/sockd/sockd/families/packet/ring"
 )
@@ -51,6 +52,9 @@ type Hub struct {
 	groups atomic.Uint32 // of PACKET_FANOUT, so far
 	inside func(func())  // runs what opens sockets; tests do it in a namespace of theirs
 
+	// brokered tells whom this process holds a socket for; nil: for nobody.
+	brokered func(inode uint32) (filter.Owner, bool)
+
 	mu     sync.Mutex // guards spaces, memory, closed, and each space's users
 	spaces map[uint64]*space
 	memory int // bytes of all rings
@@ -61,6 +65,11 @@ type Hub struct {
 func New(log *slog.Logger) *Hub {
 	return &Hub{log: log, limits: defaultLimits, spaces: map[uint64]*space{}, inside: func(f func()) { f() }}
 }
+
+// Broker tells the hub whom this process holds its sockets for, by the inode of each, so that
+// packets of theirs are not taken for its own. It is called before the first Subscribe. Readers of
+// rings call f with a subscription's lock held: it must not block, nor call the hub.
+func (h *Hub) Broker(f func(inode uint32) (filter.Owner, bool)) { h.brokered = f }
 
 // Subscribe starts a capture: packets queue from now on, and Run or RunFiles writes
 // them. The subscription must be closed or run to its end. The sockets of
@@ -100,14 +109,18 @@ func (h *Hub) subscribe(spec model.CaptureSpec, keep func(*Subscription) store) 
 // start makes a subscription and puts it on its taps. From the moment that the space
 // knows it, it follows what becomes of the interfaces.
 func start(sp *space, spec model.CaptureSpec, src source, keep func(*Subscription) store) (*Subscription, error) {
-	j, err := newJudge(spec.Filter, sp.linkOf(src))
+	j, err := newJudge(spec.Filter, sp.linkOf(src), sp.maskOf(src))
 	if err != nil {
+		return nil, err
+	}
+	if err := j.openLabels(sp); err != nil {
 		return nil, err
 	}
 	s := newSubscription(sp, spec, src, j)
 	s.store = keep(s)
 	if err := s.attach(); err != nil {
 		s.leaveTaps()
+		j.close()
 		return nil, err
 	}
 	sp.add(s)
@@ -120,7 +133,7 @@ func (h *Hub) enter(n *model.Namespace) (*space, error) {
 	if n == nil {
 		return h.enterSpace(0, nil)
 	}
-	cookie, err := ring.CookieOf(n.PacketFD)
+	cookie, err := namespaceOf(n)
 	if err == nil {
 		var sp *space
 		if sp, err = h.enterSpace(cookie, n); err == nil {
@@ -129,6 +142,26 @@ func (h *Hub) enter(n *model.Namespace) (*space, error) {
 	}
 	closeNamespace(n)
 	return nil, fmt.Errorf("capture in network namespace %s: %w", families.Printable(n.Name), err)
+}
+
+// namespaceOf is the cookie of the namespace of two sockets, both of which are as they
+// must be: who brings them may have anything for the space of somebody else.
+func namespaceOf(n *model.Namespace) (uint64, error) {
+	if err := ring.Check(n.PacketFD); err != nil {
+		return 0, fmt.Errorf("packet_socket: %w", err)
+	}
+	if err := links.Check(n.RouteFD); err != nil {
+		return 0, fmt.Errorf("route_socket: %w", err)
+	}
+	cookie, err := ring.CookieOf(n.PacketFD)
+	if err != nil {
+		return 0, err
+	}
+	route, err := ring.CookieOf(n.RouteFD)
+	if err == nil && route != cookie {
+		err = fmt.Errorf("packet_socket and route_socket are of two: %w", syscall.EINVAL)
+	}
+	return cookie, err
 }
 
 // enterSpace is enter by the namespace's cookie, 0 for our own. On success it owns
@@ -263,6 +296,9 @@ func check(spec model.CaptureSpec) (source, error) {
 		if n.value < 0 || n.value > n.most {
 			return source{}, &families.SyntaxError{What: n.what, Text: strconv.FormatInt(n.value, 10), Why: fmt.Sprintf("want 0 to %d", n.most)}
 		}
+	}
+	if spec.Elsewhere != nil && spec.Rings > 1 {
+		return source{}, &families.SyntaxError{What: "rings", Text: strconv.Itoa(spec.Rings), Why: "there is one socket of another network namespace, and a ring needs one"}
 	}
 	return parseSource(spec.Source)
 }

@@ -1,8 +1,10 @@
 package capture
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sockd/sockd/families/packet/pcapng"
 )
@@ -18,15 +20,17 @@ type queue struct {
 	burst  *atomic.Bool  // set when a queue became large
 	wake   chan struct{} // of capacity 1: something is there
 
-	mu     *sync.Mutex // the subscription's; guards what follows
-	buf    []byte
-	spare  []byte // to swap with buf
-	frames int64  // in buf
-	told   int    // bytes of buf that shared knows of
-	aside  int    // bytes that wait elsewhere for the same writer
-	gather int    // how much the writer wants at once; 0: whatever there is
-	called bool   // the writer knows that something is there
-	hurry  bool   // it shall not wait for more
+	mu       *sync.Mutex // the subscription's; guards what follows
+	buf      []byte
+	spare    []byte        // to swap with buf
+	sum      extent        // of buf
+	told     int           // bytes of buf that shared knows of
+	aside    int           // bytes that wait elsewhere for the same writer
+	gather   int           // how much the writer wants at once; 0: whatever there is
+	hurry    bool          // it shall not wait for more
+	due      *time.Timer   // calls a writer that gathers when that takes too long; nil: there is none
+	timed    bool          // due runs
+	patience time.Duration // how long it does
 }
 
 func newQueue(h *Hub, limit int64, mu *sync.Mutex) *queue {
@@ -37,12 +41,18 @@ func newQueue(h *Hub, limit int64, mu *sync.Mutex) *queue {
 	return q
 }
 
-func (q *queue) describe(i *pcapng.Interface) { q.buf = pcapng.AppendInterface(q.buf, *i) }
+func (q *queue) describe(i *pcapng.Interface) {
+	q.buf = pcapng.AppendInterface(q.buf, *i)
+	q.sum.mixed = true
+}
 
-func (q *queue) stats(s *pcapng.Stats) { q.buf = pcapng.AppendStats(q.buf, *s) }
+func (q *queue) stats(s *pcapng.Stats) {
+	q.buf = pcapng.AppendStats(q.buf, *s)
+	q.sum.mixed = true
+}
 
 func (q *queue) add(p *pcapng.Packet) verdict {
-	size := pcapng.PacketLen(len(p.Data), p.Dropped != 0)
+	size := p.Size()
 	switch {
 	case len(q.buf)+size > q.limit:
 		return noRoom
@@ -50,21 +60,40 @@ func (q *queue) add(p *pcapng.Packet) verdict {
 		return noMemory
 	}
 	q.buf = pcapng.AppendPacket(q.buf, p)
-	q.frames++
+	q.sum.add(p)
 	return kept
 }
 
-// flush wakes the writer, who then waits for more if it gathers: a wake-up costs as
-// much as a hundred packets.
+// gatherUp has the writer woken when there is as much as it wants, or some has waited
+// for a while: a wake-up costs as much as a hundred packets.
+func (q *queue) gatherUp(size int, most time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.gather, q.patience = size, most
+	q.due = time.AfterFunc(math.MaxInt64, func() {
+		q.mu.Lock()
+		q.hurry = true
+		q.mu.Unlock()
+		q.call()
+	})
+}
+
+// flush wakes the writer, or sees to it that it is woken in time.
 func (q *queue) flush() {
 	q.tell()
 	if cap(q.buf) > keepBytes {
 		q.burst.Store(true)
 	}
-	if q.called && !q.worth() {
-		return
+	switch {
+	case q.worth():
+		q.call()
+	case !q.timed:
+		q.timed = true
+		q.due.Reset(q.patience)
 	}
-	q.called = true
+}
+
+func (q *queue) call() {
 	select {
 	case q.wake <- struct{}{}:
 	default: // the writer has not looked yet
@@ -84,18 +113,21 @@ func (q *queue) tell() {
 func (q *queue) empty() bool { return len(q.buf) == 0 }
 
 // take gives all that waits to the writer, who gives the chunk back with done.
-func (q *queue) take() (chunk []byte, frames int64) {
+func (q *queue) take() (chunk []byte, sum extent) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.takeLocked()
 }
 
-func (q *queue) takeLocked() (chunk []byte, frames int64) {
+func (q *queue) takeLocked() (chunk []byte, sum extent) {
 	q.tell()
-	chunk, frames = q.buf, q.frames
-	q.buf, q.spare, q.frames, q.told = q.spare[:0], nil, 0, 0
-	q.aside, q.called, q.hurry = 0, false, false
-	return chunk, frames
+	chunk, sum = q.buf, q.sum
+	q.buf, q.spare, q.sum, q.told = q.spare[:0], nil, extent{}, 0
+	if q.timed {
+		q.due.Stop()
+	}
+	q.aside, q.timed, q.hurry = 0, false, false
+	return chunk, sum
 }
 
 // done takes a chunk back, for the next packets unless a burst has made it large.
@@ -111,7 +143,28 @@ func (q *queue) done(chunk []byte) {
 // discard forgets what waits, and the buffers, for good; mu is held.
 func (q *queue) discard() (frames int64) {
 	q.shared.Add(-int64(q.told))
-	frames = q.frames
-	q.buf, q.spare, q.frames, q.told = nil, nil, 0, 0
+	if q.due != nil {
+		q.due.Stop()
+	}
+	frames = q.sum.packets
+	q.buf, q.spare, q.sum, q.told = nil, nil, extent{}, 0
 	return frames
+}
+
+// extent is what a writer of files must know of a run of blocks, so that it does not
+// have to look at each.
+type extent struct {
+	packets     int64
+	first, last int64  // the least and the greatest time
+	iface       uint32 // of the packets
+	mixed       bool   // there are packets of other interfaces, or other blocks
+}
+
+func (e *extent) add(p *pcapng.Packet) {
+	if e.packets == 0 {
+		e.first, e.last, e.iface = p.Time, p.Time, p.Interface
+	}
+	e.packets++
+	e.first, e.last = min(e.first, p.Time), max(e.last, p.Time)
+	e.mixed = e.mixed || p.Interface != e.iface
 }

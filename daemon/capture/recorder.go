@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,11 +50,11 @@ func mostMemory() int64 {
 }
 
 // promise sets so many more bytes aside for a recorder, or so many less.
-func (rs *Recorders) promise(source string, more int64) error {
+func (rs *Recorders) promise(name string, more int64) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if more > 0 && more > rs.most-rs.promised {
-		return fmt.Errorf("recorder of %s: of %d bytes for all recorders %d are taken, and it wants %d: %w", families.Printable(source), rs.most, rs.promised, more, syscall.ENOMEM)
+		return fmt.Errorf("recorder %s: of %d bytes for all recorders %d are taken, and it wants %d: %w", families.Printable(name), rs.most, rs.promised, more, syscall.ENOMEM)
 	}
 	rs.promised += more
 	return nil
@@ -114,11 +115,11 @@ func (rs *Recorders) Add(spec model.RecorderSpec, told func(event, cause string)
 		r.shelf = shelf
 		r.trigger = newTrigger(spec.Trigger.Filter, uint64(spec.Trigger.OnDrop), quietTime(spec))
 	}
-	if err := rs.promise(spec.Source, memoryOf(spec)); err != nil {
+	if err := rs.promise(spec.Name, memoryOf(spec)); err != nil {
 		return nil, err
 	}
 	if err := r.begin(); err != nil {
-		_ = rs.promise(spec.Source, -memoryOf(spec)) // giving back never fails
+		_ = rs.promise(spec.Name, -memoryOf(spec)) // giving back never fails
 		return nil, err
 	}
 	r.sub.Tell(func(cause string) { r.tell("changed", cause) })
@@ -166,7 +167,7 @@ func captureOf(spec model.RecorderSpec) model.CaptureSpec {
 }
 
 // signature is the comment of a recorder's files, by which it knows them again.
-func signature(spec model.RecorderSpec) string { return "recorder " + spec.Name }
+func signature(spec model.RecorderSpec) string { return files.Signature(spec.Name) }
 
 // boundsOf are the bounds of a recorder's history. What a trigger's dump has from
 // after it must not push out what it has from before.
@@ -204,16 +205,17 @@ func CheckRecorder(spec model.RecorderSpec) error {
 	if _, err := check(captureOf(spec)); err != nil {
 		return err
 	}
-	for _, text := range []string{spec.Filter, spec.Trigger.Filter} {
-		if _, err := newJudge(text, pcapng.Ethernet); err != nil {
-			return err
-		}
+	if _, err := newJudge(spec.Filter, pcapng.Ethernet, anyMask); err != nil {
+		return err
+	}
+	if _, err := keptProgram(spec.Trigger.Filter, pcapng.Ethernet); err != nil {
+		return err
 	}
 	switch {
 	case spec.Disk == nil && spec.Last == 0 && spec.Bytes == 0:
 		return wrong("recorder", spec.Source, "it has no bound", "--last 30s, --bytes 64M or -w FILE")
 	case spec.Disk != nil && (spec.Last != 0 || spec.Bytes != 0):
-		return wrong("recorder", spec.Source, "it is either in memory or in files", "-C SIZE, -G SECONDS, -W COUNT and --max-bytes bound files")
+		return wrong("recorder", cmp.Or(spec.Name, spec.Source), "it is either in memory or in files", "-C SIZE, -G SECONDS, -W COUNT and --max-bytes bound files")
 	case spec.Last < 0 || spec.Last > maxLast:
 		return wrong("last", model.FormatDuration(spec.Last), "want more than 0 and at most "+model.FormatDuration(maxLast), "")
 	case spec.Bytes != 0 && spec.Bytes < model.MinRecorderBytes:
@@ -224,6 +226,9 @@ func CheckRecorder(spec model.RecorderSpec) error {
 	}
 	return checkTrigger(spec)
 }
+
+// anyMask stands for that of an interface which need not be there yet: Subscribe knows better.
+const anyMask = 0xffffff00
 
 // maxLast keeps sums of times within their range.
 const maxLast = 365 * 24 * time.Hour
@@ -334,7 +339,7 @@ func (r *Recorder) dumpFile(ctx context.Context, f firing) (name string, report 
 
 // choiceOf is what a trigger's dump has.
 func (r *Recorder) choiceOf(f firing) choice {
-	c := choice{from: math.MinInt64, to: f.time + int64(r.spec.Trigger.After)}
+	c := choice{from: math.MinInt64, to: f.time + int64(r.spec.Trigger.After), bound: math.MinInt64}
 	if last := r.Spec().Last; last > 0 {
 		c.from = f.time - int64(last)
 	}
@@ -408,12 +413,12 @@ func (r *Recorder) Set(change model.RecorderChange) error {
 		return err
 	}
 	more := memoryOf(spec) - memoryOf(r.Spec())
-	if err := r.all.promise(spec.Source, more); err != nil {
+	if err := r.all.promise(spec.Name, more); err != nil {
 		return err
 	}
 	if change.Filter != nil {
 		if err := r.sub.SetFilter(*change.Filter); err != nil {
-			_ = r.all.promise(spec.Source, -more) // giving back never fails, and what was there before is there
+			_ = r.all.promise(spec.Name, -more) // giving back never fails, and what was there before is there
 			return err
 		}
 	}
@@ -439,11 +444,14 @@ func (r *Recorder) Set(change model.RecorderChange) error {
 // earlier dumps hold too much memory; w's.
 func (r *Recorder) Dump(ctx context.Context, spec model.DumpSpec, w io.Writer) (model.DumpReport, error) {
 	now := time.Now().UnixNano()
-	c := choice{from: math.MinInt64, to: now, filter: spec.Filter}
-	if spec.Last > 0 {
-		c.from = now - int64(spec.Last)
+	c := choice{from: math.MinInt64, to: now, filter: spec.Filter, bound: math.MinInt64}
+	if last := r.Spec().Last; last > 0 { // memory may have older ones: it is given back in large pieces
+		c.from, c.bound = now-int64(last), now-int64(last)
 	}
-	if _, err := newJudge(spec.Filter, pcapng.Ethernet); err != nil {
+	if spec.Last > 0 {
+		c.from = max(c.from, now-int64(spec.Last))
+	}
+	if _, err := keptProgram(spec.Filter, pcapng.Ethernet); err != nil {
 		return model.DumpReport{}, err
 	}
 	return r.dump(ctx, c, w)

@@ -100,6 +100,28 @@ func TestWhatWasRecordedIsAskedForLater(t *testing.T) {
 	require.Equal(t, frame(77_777, 333), file.packets[0].Data)
 }
 
+// A quiet recorder gave packets from before its bound: memory comes and goes in pieces of
+// a quarter of a megabyte.
+func TestADumpHasNothingFromBeforeTheBound(t *testing.T) {
+	n := newNet(t)
+	const last = 400 * time.Millisecond
+	r, _ := n.record(model.RecorderSpec{Filter: ours, Last: last})
+	n.sendNumbered(0, 5, 60)
+	file, _ := n.dumpOf(r, model.DumpSpec{})
+	require.Len(t, file.numbers, 5)
+	begun := time.Now()
+	familytest.Eventually(t, "they are too old", func() bool { return time.Since(begun) > last })
+	n.sendNumbered(5, 7, 60)
+	file, report := n.dumpOf(r, model.DumpSpec{Last: time.Hour})
+	require.Equal(t, []uint32{5, 6}, file.numbers)
+	require.Equal(t, file.packets[0].Time, report.Oldest.UnixNano())
+	require.EqualValues(t, 7, r.View().HeldPackets, "memory has more")
+	last2 := time.Minute
+	require.NoError(t, r.Set(model.RecorderChange{Last: &last2}))
+	file, _ = n.dumpOf(r, model.DumpSpec{})
+	require.Len(t, file.numbers, 7, "growing loses nothing")
+}
+
 func TestADumpInFullRecordingLosesNothing(t *testing.T) {
 	n := newNet(t)
 	r, _ := n.record(model.RecorderSpec{Bytes: 64 << 20, Filter: ours})

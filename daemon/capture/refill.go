@@ -18,6 +18,8 @@ type refill struct {
 	known map[pcapng.Interface]uint32
 	ids   []uint32 // of the section's interfaces → those of the dump
 	open  *segment
+
+	options []byte // of the packet in hand
 }
 
 // refillBytes is how large these segments are: what a link of 10 Gb/s brings in three
@@ -91,7 +93,9 @@ func (r *refill) packet(p *pcapng.Packet) error {
 		return nil
 	}
 	p.Interface = r.ids[p.Interface] // the reader has checked it
-	size := pcapng.PacketLen(len(p.Data), p.Dropped != 0)
+	r.options = p.AppendOptions(r.options[:0])
+	p.Options = r.options
+	size := p.Size()
 	if r.open != nil && !r.open.room(size) {
 		if err := r.seal(); err != nil {
 			return err

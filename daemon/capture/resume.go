@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sockd/sockd/families/packet/pcapng"
+	"github.com/sockd/sockd/families/packet/files"
 )
 
 // oldFile is a file that a shelf had before the daemon was started.
@@ -23,26 +23,21 @@ type oldFile struct {
 
 // resume has names go on behind the files that bear a signature, and gives those, the
 // oldest first. A part that was left by a daemon that was killed becomes a file: it is
-// readable up to its last whole packet. All else is somebody else's, whatever its name,
-// and so is what is named by the time. Where the directory cannot be read there is nothing.
+// readable up to its last whole packet. All else is somebody else's, whatever its name.
+// Where the directory cannot be read there is nothing.
 func (s *shelf) resume(signature string) []oldFile {
-	if s.timed {
-		return nil
-	}
-	base := strings.ReplaceAll(s.base, "%%", "%")
-	suffix := filepath.Ext(base)
-	if suffix == base {
-		suffix = ""
-	}
-	whole := regexp.MustCompile(`^` + regexp.QuoteMeta(strings.TrimSuffix(base, suffix)) + `_([0-9]+)` + regexp.QuoteMeta(suffix) + `$`)
-	old := s.find(whole, signature)
-	for range s.last(old) {
-		s.pattern.Next(time.Time{})
+	old := s.find(s.pattern.Names(), signature)
+	if !s.timed {
+		for range s.last(old) {
+			s.pattern.Next(time.Time{})
+		}
 	}
 	for _, o := range old {
 		s.mine[o.name] = true
+		s.pattern.Given(o.name)
 	}
-	part := regexp.MustCompile(`^\.` + regexp.QuoteMeta(strings.ReplaceAll(base, "%", "")) + `\.([0-9]+)\.part$`)
+	base := strings.ReplaceAll(strings.ReplaceAll(s.base, "%%", "%"), "%", "")
+	part := regexp.MustCompile(`^\.` + regexp.QuoteMeta(base) + `\.([0-9]+)\.part$`)
 	for _, p := range s.find(part, signature) {
 		if name, err := s.place(p.name, p.time); err == nil {
 			p.name = name
@@ -66,7 +61,9 @@ func (s *shelf) find(name *regexp.Regexp, signature string) []oldFile {
 		if m == nil || err != nil || !info.Mode().IsRegular() {
 			continue
 		}
-		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= maxNumber && s.signed(e.Name(), signature) {
+		n, err := strconv.Atoi(m[1])
+		good := err == nil && n > 0 && n <= maxNumber || m[1] == "" // named by the time alone
+		if good && s.signed(e.Name(), signature) {
 			out = append(out, oldFile{e.Name(), n, info.Size(), info.ModTime()})
 		}
 	}
@@ -76,14 +73,8 @@ func (s *shelf) find(name *regexp.Regexp, signature string) []oldFile {
 
 // signed tells whether a file begins with a section of that comment.
 func (s *shelf) signed(name, signature string) bool {
-	f, err := s.open(name)
-	if err != nil {
-		return false
-	}
-	defer f.Close() // read-only
-	var b pcapng.Block
-	err = pcapng.NewReader(f).Next(&b)
-	return err == nil && b.Type == pcapng.SectionBlock && b.Section.Comment == signature
+	comment, ok := files.Comment(filepath.Join(s.path, name))
+	return ok && comment == signature
 }
 
 // maxNumber bounds the numbers that are gone on with.

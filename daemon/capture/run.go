@@ -152,7 +152,7 @@ func (s *Subscription) idle() bool {
 
 // flush writes what is queued and counts it as delivered.
 func (s *Subscription) flush(w io.Writer) error {
-	chunk, frames := s.queue.take()
+	chunk, sum := s.queue.take()
 	defer s.queue.done(chunk)
 	if len(chunk) == 0 {
 		return nil
@@ -161,9 +161,9 @@ func (s *Subscription) flush(w io.Writer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
-		s.delivered += frames
+		s.delivered += sum.packets
 	} else {
-		s.subscriber += frames
+		s.subscriber += sum.packets
 	}
 	return err
 }

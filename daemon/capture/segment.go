@@ -67,6 +67,27 @@ func (s *segment) add(p *pcapng.Packet) {
 	s.open.count(p.Time, len(pcapng.AppendPacket(s.mem[:s.open.bytes], p)))
 }
 
+// firstFrom is the smallest time of those that readers may look at and that are not
+// before bound; 0: there is none. It walks through the segment in which bound lies alone.
+func (s *segment) firstFrom(bound int64) (first int64) {
+	switch {
+	case s.done.last < bound:
+		return 0
+	case s.done.first >= bound:
+		return s.done.first
+	}
+	for rest := s.mem[:s.done.bytes]; ; {
+		e, after, ok := pcapng.NextEncoded(rest)
+		if !ok {
+			return first
+		}
+		if t := e.Time(); t >= bound && (first == 0 || t < first) {
+			first = t
+		}
+		rest = after
+	}
+}
+
 // count takes in a packet of time t, after which so many bytes are in use.
 func (c *contents) count(t int64, bytes int) {
 	if c.packets == 0 || t < c.first {

@@ -69,7 +69,7 @@ func (m *sharedStore) add(p *pcapng.Packet) verdict {
 		m.w.Lose()
 		return noRoom
 	}
-	n := pcapng.PacketLen(len(p.Data), p.Dropped != 0)
+	n := p.Size()
 	room, err := m.w.Room(n, false)
 	if err != nil {
 		m.fail(err)
@@ -143,21 +143,16 @@ type Shared struct {
 var _ model.Sharing = (*Shared)(nil)
 
 // Share starts a capture into shared memory of so many bytes, 0 for the default, all of
-// which count as queued while it lasts. It must be closed, or run to its end. On
-// success it owns the descriptors of spec.Elsewhere. Errors are those of Subscribe, and
-// ENOBUFS when there is no memory left for it.
+// which count as queued while it lasts. It must be closed, or run to its end. The sockets of
+// spec.Elsewhere are the hub's, also when there is an error. Errors are those of Subscribe,
+// and ENOBUFS when there is no memory left for it.
 func (h *Hub) Share(spec model.CaptureSpec, bytes int) (*Shared, error) {
-	if spec.Format != "" {
-		return nil, &families.SyntaxError{What: "format", Text: spec.Format, Why: "shared memory holds pcapng"}
-	}
 	s := &Shared{bytes: shm.RingBytes(bytes)}
-	if h.queued.Add(int64(s.bytes)) > int64(h.limits.queues) {
-		h.queued.Add(-int64(s.bytes))
-		return nil, &families.OpError{Op: "capture", Family: "packet", Addr: spec.Source, Err: syscall.ENOBUFS}
-	}
-	w, err := shm.NewWriter(s.bytes)
+	w, err := h.memoryOf(s.bytes, spec)
 	if err != nil {
-		h.queued.Add(-int64(s.bytes))
+		if spec.Elsewhere != nil {
+			closeNamespace(spec.Elsewhere)
+		}
 		return nil, err
 	}
 	s.sub, err = h.subscribe(spec, func(sub *Subscription) store {
@@ -171,6 +166,22 @@ func (h *Hub) Share(spec model.CaptureSpec, bytes int) (*Shared, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// memoryOf sets memory for a capture aside.
+func (h *Hub) memoryOf(bytes int, spec model.CaptureSpec) (*shm.Writer, error) {
+	if spec.Format != "" {
+		return nil, &families.SyntaxError{What: "format", Text: spec.Format, Why: "shared memory holds pcapng"}
+	}
+	if h.queued.Add(int64(bytes)) > int64(h.limits.queues) {
+		h.queued.Add(-int64(bytes))
+		return nil, &families.OpError{Op: "capture", Family: "packet", Addr: spec.Source, Err: syscall.ENOBUFS}
+	}
+	w, err := shm.NewWriter(bytes)
+	if err != nil {
+		h.queued.Add(-int64(bytes))
+	}
+	return w, err
 }
 
 // Files are the descriptors that the reader needs, as shm.Files has them. They stay

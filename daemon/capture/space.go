@@ -1,8 +1,10 @@
 package capture
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -58,6 +60,28 @@ func (v *view) named(name string) *iface {
 // maxGone bounds the interfaces that are remembered after they have gone: their last
 // packets come within milliseconds, in which a host deletes less.
 const maxGone = 1024
+
+// maskOf is the IPv4 mask of a source's only interface, as filter.Options has it: 0 when there
+// are several, or none is known.
+func (s *space) maskOf(src source) uint32 {
+	if src.wide || s.foreign || len(src.items) != 1 {
+		return 0
+	}
+	i, err := net.InterfaceByName(src.items[0])
+	if err != nil {
+		return 0
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		return 0
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && len(n.Mask) == net.IPv4len {
+			return binary.BigEndian.Uint32(n.Mask)
+		}
+	}
+	return 0
+}
 
 // linkOf is the link type for which a filter of a source must make sense: of the
 // interfaces that it names, the first one's.

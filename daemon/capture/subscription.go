@@ -44,6 +44,7 @@ type Subscription struct {
 	mu      sync.Mutex // guards everything below, and the store's writing half
 	state   state
 	tell    func(cause string) // told of what happens to the capture; may be nil
+	note    func(note string)  // told of its interfaces; may be nil
 	judge   *judge
 	before  *judge // for packets until since
 	since   int64
@@ -57,8 +58,11 @@ type Subscription struct {
 	taken   int64     // frames that were ever stored
 	full    bool      // spec.Count of them
 	packet  pcapng.Packet
-	cooked  []byte // a packet with a header of SLL2, for Format pcap
-	blocks  blockTaker
+	asked   filter.Packet // the packet that is judged
+	cooked  []byte        // a packet with a header of SLL2, for Format pcap
+	// undecided are fragments whose datagrams nobody could judge.
+	undecided uint64
+	blocks    blockTaker
 	counts
 }
 
@@ -163,7 +167,7 @@ func (s *Subscription) letGo() {
 	for _, a := range slices.Clone(s.atts) {
 		if a.tap.index != 0 && a.tap.ended() {
 			s.detach(a)
-			s.say(a.tap.name + " is gone")
+			s.sayNote(a.tap.name + " is gone")
 		}
 	}
 }
@@ -178,7 +182,7 @@ func (s *Subscription) catchUp(i *iface) {
 	case err != nil:
 		s.say(err.Error())
 	default:
-		s.say(i.name + " is there")
+		s.sayNote(i.name + " is there")
 	}
 }
 
@@ -190,6 +194,24 @@ func (s *Subscription) say(cause string) {
 	if tell != nil {
 		tell(cause)
 	}
+}
+
+// sayNote is say, of an interface.
+func (s *Subscription) sayNote(note string) {
+	s.say(note)
+	s.mu.Lock()
+	f := s.note
+	s.mu.Unlock()
+	if f != nil {
+		f(note)
+	}
+}
+
+// Notes has f called with what becomes of the interfaces: see model.Capturing.
+func (s *Subscription) Notes(f func(note string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note = f
 }
 
 // Tell has f called, from another goroutine, with what happens to the capture's
@@ -222,7 +244,7 @@ func (s *Subscription) describe(st *stream) {
 	if st.described {
 		return
 	}
-	st.described, st.id = true, uint32(len(s.ids))
+	st.described, st.id, st.filter = true, uint32(len(s.ids)), s.judge.text
 	s.ids = append(s.ids, st)
 	s.store.describe(&pcapng.Interface{Link: st.link, Snaplen: uint32(s.snaplen), Name: st.iface.name, Filter: s.judge.text})
 }
@@ -234,9 +256,34 @@ func (s *Subscription) passes(st *stream, f *ring.Frame) bool {
 		j = s.before
 	}
 	if st.judge != j {
-		st.judge, st.program = j, j.of(st.native)
+		s.rejudge(st, j)
 	}
-	return st.program != nil && st.program.Match(f.Data, f.Len)
+	if st.program == nil {
+		return false
+	}
+	s.asked.Data, s.asked.Length = f.Data, f.Len
+	s.asked.Interface, s.asked.Direction, s.asked.Owner = uint32(f.Ifindex), filterDirection(f.Type), nil
+	if j.labels != nil {
+		s.asked.Owner = j.labels.find(f, st.native)
+	}
+	if st.follower != nil {
+		return s.followFragments(st, f)
+	}
+	return st.program.MatchPacket(&s.asked)
+}
+
+// rejudge has a stream's packets judged by another filter; mu is held.
+func (s *Subscription) rejudge(st *stream, j *judge) {
+	s.endFollowing(st)
+	st.judge, st.program = j, j.of(st.native)
+	if st.program != nil && j.fragments {
+		st.follower = filter.NewFollower[heldFrame](st.program, filter.FollowLimits{})
+	}
+}
+
+// plain tells that packets are judged each by itself and have no labels; mu is held.
+func (s *Subscription) plain() bool {
+	return s.judge.plain() && (s.before == nil || s.before.plain())
 }
 
 // kernelPrograms are the filters that a tap must let through, for frames of a link
@@ -265,13 +312,48 @@ func (s *Subscription) SetFilter(text string) error {
 	if s.gone {
 		return net.ErrClosed
 	}
-	j, err := newJudge(text, s.mainLink())
+	j, err := newJudge(text, s.mainLink(), s.space.maskOf(s.source))
 	if err != nil {
 		return err
 	}
+	if err := j.openLabels(s.space); err != nil {
+		return err
+	}
 	s.turn(func() { s.next = j })
-	s.turn(func() { s.before, s.judge, s.next, s.since = s.judge, j, nil, time.Now().UnixNano() })
+	s.turn(func() {
+		s.before.close()
+		s.before, s.judge, s.next, s.since = s.judge, j, nil, time.Now().UnixNano()
+		s.endFollowingLocked(s.before)
+		s.renewLocked()
+	})
 	return nil
+}
+
+// renewLocked has packets of the new filter come under a description that tells of it. One
+// that is written cannot be changed, and a filter that is in none would leave a file
+// without any for the sake of captures that are changed: readers (Wireshark, capinfos,
+// libpcap) take two descriptions of an interface, as they do those of dumpcap's several.
+func (s *Subscription) renewLocked() {
+	for i, st := range s.streams {
+		if st.described && st.filter != s.judge.text {
+			s.streams[i] = s.successorLocked(st)
+		}
+	}
+	for _, a := range s.atts {
+		a.last = nil
+	}
+}
+
+// successorLocked is the stream of an interface under the filter of now: one that there was
+// under the same filter, or a new one.
+func (s *Subscription) successorLocked(st *stream) *stream {
+	for _, old := range s.ids {
+		if old.iface == st.iface && old.filter == s.judge.text && !old.done {
+			old.before = st
+			return old
+		}
+	}
+	return &stream{iface: st.iface, native: st.native, link: st.link, wanted: st.wanted, start: s.since, before: st}
 }
 
 // turn changes the filters, and has the kernel know.
@@ -307,11 +389,13 @@ func (s *Subscription) keep(st *stream, f *ring.Frame) {
 		length += len(s.cooked) - len(data)
 		data = s.cooked
 	}
-	s.packet = pcapng.Packet{
-		Interface: st.id, Time: f.Time, Data: data[:min(len(data), s.snaplen)], Len: length,
-		Direction: direction(f.Type), Reception: receptions[f.Type&7], Dropped: lost - s.told,
+	p := &s.packet // field by field: a whole one is made elsewhere and copied
+	p.Interface, p.Time, p.Data, p.Len = st.id, f.Time, data[:min(len(data), s.snaplen)], length
+	p.Direction, p.Reception, p.Dropped = direction(f.Type), receptions[f.Type&7], lost-s.told
+	if p.Options = nil; st.judge.labels != nil {
+		st.judge.labels.write(p)
 	}
-	switch s.store.add(&s.packet) {
+	switch s.store.add(p) {
 	case noRoom:
 		s.subscriber++
 		st.lost++
@@ -323,7 +407,17 @@ func (s *Subscription) keep(st *stream, f *ring.Frame) {
 	}
 	s.told = lost
 	s.taken++
-	s.full = s.taken == s.spec.Count // never when there is no Count
+	if s.full = s.taken == s.spec.Count; s.full && s.queue != nil { // never when there is no Count
+		s.queue.hurry = true
+	}
+}
+
+// filterDirection is the same for filters.
+func filterDirection(t ring.PacketType) filter.Direction {
+	if t == ring.Outgoing {
+		return filter.Out
+	}
+	return filter.In
 }
 
 // direction and receptions say what epb_flags does of sll_pkttype.
@@ -417,8 +511,15 @@ func (s *Subscription) finish() {
 	s.leaveTaps()
 	s.mu.Lock()
 	s.state = left
+	s.endFollowingLocked(nil)
+	s.before.close()
+	s.judge.close()
+	undecided := undecidedText(s.undecided)
 	s.sumUp()
 	s.mu.Unlock()
+	if undecided != "" {
+		s.sayNote(undecided)
+	}
 	close(s.ended)
 	s.hub.leave(s.space)
 }

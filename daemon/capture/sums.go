@@ -39,6 +39,7 @@ func (s *Subscription) retire() {
 			st.left = now
 		case now.Sub(st.left) > s.hub.limits.linger:
 			delete(s.streams, i)
+			s.endFollowing(st)
 			if st.described && st.id != 0 {
 				s.store.stats(s.statsOf(st, now.UnixNano()))
 				st.done = true

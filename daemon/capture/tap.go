@@ -349,6 +349,9 @@ func (t *tap) scope(atts []*attachment, key *string) filter.Scope {
 	return scope
 }
 
+// isLoopback tells whether the tap's only interface is a loopback.
+func (t *tap) isLoopback() bool { return t.rings[0].Interface().Hardware == syscall.ARPHRD_LOOPBACK }
+
 // link is the link type that programs for the kernel are of.
 func (t *tap) link() pcapng.LinkType {
 	if t.index == 0 {

@@ -47,7 +47,7 @@ func (t *trigger) program(link pcapng.LinkType) *filter.Program {
 	if t == nil || t.filter == "" {
 		return nil
 	}
-	p, err := filter.Compile(t.filter, link)
+	p, err := keptProgram(t.filter, link)
 	if err != nil {
 		return nil // words that this link type has not: they match nothing of it
 	}
@@ -56,7 +56,7 @@ func (t *trigger) program(link pcapng.LinkType) *filter.Program {
 
 // look judges one packet; match is the filter for its link type.
 func (t *trigger) look(p *pcapng.Packet, match *filter.Program) {
-	if match != nil && match.Match(p.Data, p.Len) {
+	if match != nil && match.MatchPacket(&filter.Packet{Data: p.Data, Length: p.Len, Direction: filter.Direction(p.Direction)}) {
 		t.fire(p.Time, "a packet matches "+t.filter)
 	}
 	if p.Dropped != 0 && t.drops != 0 {

@@ -40,10 +40,22 @@ type Daemon struct {
 // Relay is one file of relays.d with its drop-ins.
 type Relay struct {
 	Spec model.RelaySpec
-	File string
-	// lines has the file and line of each key.
+	Origin
+	tos []setting // those of Spec.To
+}
+
+// Origin is where an object stands: its file, and the file and line of each key.
+type Origin struct {
+	File  string
 	lines map[string]setting
-	tos   []setting // those of Spec.To
+}
+
+// Problem is an error about the object, at the line of its key ("From", "To").
+func (o Origin) Problem(key string, err error) Problem {
+	if s, ok := o.lines[key]; ok {
+		return *s.problem(err)
+	}
+	return Problem{File: o.File, Err: err}
 }
 
 // ProblemTo is Problem at the line of the i-th TO.
@@ -52,14 +64,6 @@ func (r Relay) ProblemTo(i int, err error) Problem {
 		return *r.tos[i].problem(err)
 	}
 	return r.Problem("To", err)
-}
-
-// Problem is an error about the relay, at the line of its key ("From", "To").
-func (r Relay) Problem(key string, err error) Problem {
-	if s, ok := r.lines[key]; ok {
-		return *s.problem(err)
-	}
-	return Problem{File: r.File, Err: err}
 }
 
 // The directories of configuration of a daemon that serves the whole host, the
@@ -187,16 +191,28 @@ func ParseLevel(s string) (slog.Level, error) {
 
 // setNumber reads a number from 1; an empty value is 0, the default.
 func setNumber(to *int, value string) error {
+	return setValue(to, value, "number", "want a number from 1", func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			n = 0 // refused like it
+		}
+		return max(n, 0), nil
+	})
+}
+
+// setValue reads a value whose default is 0: an empty one is that, and one that parse
+// takes for 0 is refused.
+func setValue[T ~int | ~int64](to *T, value, what, why string, parse func(string) (T, error)) error {
 	*to = 0
 	if value == "" {
 		return nil
 	}
-	n, err := strconv.Atoi(value)
-	if err != nil || n < 1 {
-		return &families.SyntaxError{What: "number", Text: value, Why: "want a number from 1"}
+	v, err := parse(value)
+	if err == nil && v == 0 {
+		err = &families.SyntaxError{What: what, Text: value, Why: why}
 	}
-	*to = n
-	return nil
+	*to = v
+	return err
 }
 
 func unknownKey(key, known string) error {
@@ -204,23 +220,39 @@ func unknownKey(key, known string) error {
 }
 
 func (c *Config) loadRelays(dirs []string) {
-	files, problems := find(dirs, "relays.d")
+	c.Relays = loadAll(c, dirs, relayFiles, readRelay, func(name string, r Relay) {
+		c.Broken = append(c.Broken, name)
+		c.Partial = append(c.Partial, r)
+	})
+}
+
+// loadAll reads the objects of one kind, by name. broken is told of those that cannot be
+// used, as far as they can be read.
+func loadAll[T any](c *Config, dirs []string, f folder, read func(dirs []string, name, file string) (T, []Problem), broken func(name string, o T)) (all []T) {
+	files, problems := find(dirs, f.dir)
 	c.Problems = append(c.Problems, problems...)
 	for _, file := range sortedKeys(files) {
 		if files[file] == "" {
 			continue
 		}
 		name := strings.TrimSuffix(file, ".conf")
-		relay, problems := readRelay(dirs, name, files[file])
+		o, problems := read(dirs, name, files[file])
 		if len(problems) > 0 {
 			c.Problems = append(c.Problems, problems...)
-			c.Broken = append(c.Broken, name)
-			c.Partial = append(c.Partial, relay)
+			broken(name, o)
 			continue
 		}
-		c.Relays = append(c.Relays, relay)
+		all = append(all, o)
 	}
+	return all
 }
+
+// read reads the file of one object, and its drop-ins.
+func (f folder) read(dirs []string, name, file string) ([]setting, []Problem) {
+	return readAll(dirs, file, filepath.Join(f.dir, name+".conf.d"), f.section)
+}
+
+func originOf(file string) Origin { return Origin{File: file, lines: map[string]setting{}} }
 
 // badName is the problem of a file whose name is none of a relay or recorder.
 func badName(file, name string) []Problem {
@@ -231,9 +263,9 @@ func readRelay(dirs []string, name, file string) (Relay, []Problem) {
 	if !model.ValidName(name) {
 		return Relay{}, badName(file, name)
 	}
-	settings, problems := readAll(dirs, file, filepath.Join("relays.d", name+".conf.d"), "Relay")
+	settings, problems := relayFiles.read(dirs, name, file)
 	lines := len(problems) == 0 // else what seems to be missing may stand in a line that does not parse
-	r := Relay{File: file, Spec: model.RelaySpec{Name: name, Source: file, FromFD: model.NoFD}, lines: map[string]setting{}}
+	r := Relay{Origin: originOf(file), Spec: model.RelaySpec{Name: name, Source: file, FromFD: model.NoFD}}
 	for _, s := range settings {
 		if err := r.set(s); err != nil {
 			problems = append(problems, *s.problem(err))
@@ -301,16 +333,7 @@ func addAllow(to *[]model.Allow, value string) error {
 
 // setRate reads bytes a second; an empty value is no limit.
 func setRate(to *int64, value string) error {
-	*to = 0
-	if value == "" {
-		return nil
-	}
-	n, err := model.ParseSize(value)
-	if err == nil && n == 0 {
-		err = &families.SyntaxError{What: "rate", Text: value, Why: "want at least a byte a second"}
-	}
-	*to = n
-	return err
+	return setValue(to, value, "rate", "want at least a byte a second", model.ParseSize)
 }
 
 func (r *Relay) addTo(s setting) error {
@@ -366,16 +389,7 @@ func trusted(file string) error {
 // setLimit reads a duration that has a default: 0 in the specification is that
 // default, so 0 in the file is refused.
 func setLimit(to *time.Duration, value string) error {
-	*to = 0
-	if value == "" {
-		return nil
-	}
-	d, err := model.ParseDuration(value)
-	if err == nil && d == 0 {
-		err = &families.SyntaxError{What: "duration", Text: value, Why: "want more than 0, or none"}
-	}
-	*to = d
-	return err
+	return setValue(to, value, "duration", "want more than 0, or none", model.ParseDuration)
 }
 
 // setHalfClose reads a duration whose default is none.

@@ -299,7 +299,7 @@ func parse(text string) (model.RelaySpec, bool) {
 	if problem != nil {
 		return model.RelaySpec{}, false
 	}
-	r := Relay{lines: map[string]setting{}}
+	r := Relay{Origin: originOf("")}
 	for _, s := range settings {
 		if r.set(s) != nil {
 			return model.RelaySpec{}, false

@@ -15,43 +15,22 @@ import (
 
 // Recorder is one file of recorders.d with its drop-ins.
 type Recorder struct {
-	Spec  model.RecorderSpec
-	File  string
-	lines map[string]setting
-}
-
-// Problem is an error about the recorder, at the line of its key ("Source").
-func (r Recorder) Problem(key string, err error) Problem {
-	if s, ok := r.lines[key]; ok {
-		return *s.problem(err)
-	}
-	return Problem{File: r.File, Err: err}
+	Spec model.RecorderSpec
+	Origin
 }
 
 func (c *Config) loadRecorders(dirs []string) {
-	files, problems := find(dirs, recorderFiles.dir)
-	c.Problems = append(c.Problems, problems...)
-	for _, file := range sortedKeys(files) {
-		if files[file] == "" {
-			continue
-		}
-		name := strings.TrimSuffix(file, ".conf")
-		r, problems := readRecorder(dirs, name, files[file])
-		if len(problems) > 0 {
-			c.Problems = append(c.Problems, problems...)
-			c.BrokenRecorders = append(c.BrokenRecorders, name)
-			continue
-		}
-		c.Recorders = append(c.Recorders, r)
-	}
+	c.Recorders = loadAll(c, dirs, recorderFiles, readRecorder, func(name string, _ Recorder) {
+		c.BrokenRecorders = append(c.BrokenRecorders, name)
+	})
 }
 
 func readRecorder(dirs []string, name, file string) (Recorder, []Problem) {
 	if !model.ValidName(name) {
 		return Recorder{}, badName(file, name)
 	}
-	settings, problems := readAll(dirs, file, filepath.Join(recorderFiles.dir, name+".conf.d"), recorderFiles.section)
-	r := Recorder{File: file, lines: map[string]setting{}}
+	settings, problems := recorderFiles.read(dirs, name, file)
+	r := Recorder{Origin: originOf(file)}
 	r.Spec = model.RecorderSpec{Name: name, SourceFile: file, Trigger: model.TriggerSpec{To: model.Place{Dir: model.NoFD}}}
 	for _, s := range settings {
 		if err := r.set(s); err != nil {
@@ -145,30 +124,15 @@ func setPromisc(no *bool, value string) error {
 
 // setSpan reads a duration; an empty value is none.
 func setSpan(to *time.Duration, value string) error {
-	*to = 0
-	if value == "" {
-		return nil
-	}
-	d, err := model.ParseDuration(value)
-	if err == nil && d <= 0 {
-		err = &families.SyntaxError{What: "duration", Text: value, Why: "want more than 0"}
-	}
-	*to = max(d, 0)
-	return err
+	return setValue(to, value, "duration", "want more than 0", func(s string) (time.Duration, error) {
+		d, err := model.ParseDuration(s)
+		return max(d, 0), err // "none" is refused, too
+	})
 }
 
 // setSize reads a size, or a number; an empty value is none.
 func setSize(to *int64, value string) error {
-	*to = 0
-	if value == "" {
-		return nil
-	}
-	n, err := model.ParseSize(value)
-	if err == nil && n == 0 {
-		err = &families.SyntaxError{What: "size", Text: value, Why: "want more than 0"}
-	}
-	*to = n
-	return err
+	return setValue(to, value, "size", "want more than 0", model.ParseSize)
 }
 
 // setPlace reads an absolute path, in a file that nobody else can write: the daemon
@@ -222,13 +186,13 @@ func recorderValues(spec model.RecorderSpec) map[string]string {
 	v := map[string]string{
 		"Source": spec.Source, "Filter": words(spec.Filter), "Direction": spec.Direction, "SnapLen": number(int64(spec.Snaplen)),
 		"Last": span(spec.Last), "Bytes": size(spec.Bytes),
-		"Trigger": words(t.Filter), "OnDrop": number(t.OnDrop), "After": span(t.After), "DumpTo": place(t.To),
+		"Trigger": words(t.Filter), "OnDrop": number(t.OnDrop), "After": span(t.After), "DumpTo": pathOf(t.To),
 	}
 	if spec.NoPromisc {
 		v["Promisc"] = "no"
 	}
 	if d := spec.Disk; d != nil {
-		v["File"], v["Size"], v["Every"] = place(d.To), size(d.Size), span(d.Every)
+		v["File"], v["Size"], v["Every"] = pathOf(d.To), size(d.Size), span(d.Every)
 		v["Count"], v["MaxBytes"] = number(int64(d.Count)), size(d.MaxBytes)
 	}
 	return v
@@ -237,7 +201,7 @@ func recorderValues(spec model.RecorderSpec) map[string]string {
 // words is a filter on one line.
 func words(filter string) string { return strings.Join(strings.Fields(filter), " ") }
 
-func place(p model.Place) string { return line(families.Escape(p.Path)) }
+func pathOf(p model.Place) string { return line(families.Escape(p.Path)) }
 
 func number(n int64) string {
 	if n == 0 {

@@ -52,7 +52,7 @@ func (f family) Resolve(ctx context.Context, t families.Type, s string) ([]famil
 	if a, err := f.ParseAddr(t, s); err == nil {
 		return []families.Addr{a}, nil
 	}
-	found, err := lookup(ctx, t, s)
+	found, err := ksock.Lookup(ctx, "ip4", t, s)
 	if err != nil {
 		return nil, &families.OpError{Op: "resolve", Family: "inet", Addr: s, Err: err}
 	}
@@ -63,31 +63,8 @@ func (f family) Resolve(ctx context.Context, t families.Type, s string) ([]famil
 	return out, nil
 }
 
-func lookup(ctx context.Context, t families.Type, s string) ([]netip.AddrPort, error) {
-	switch t {
-	case families.Stream:
-		return ksock.LookupHostPort(ctx, "ip4", "tcp", s)
-	case families.Dgram:
-		return ksock.LookupHostPort(ctx, "ip4", "udp", s)
-	}
-	ips, err := ksock.LookupHost(ctx, "ip4", s)
-	out := make([]netip.AddrPort, len(ips))
-	for i, ip := range ips {
-		out[i] = netip.AddrPortFrom(ip, 0)
-	}
-	return out, err
-}
-
 // Network is tcp, udp or ip4.
-func (a Addr) Network() string {
-	switch a.typ {
-	case families.Stream:
-		return "tcp"
-	case families.Dgram:
-		return "udp"
-	}
-	return "ip4"
-}
+func (a Addr) Network() string { return ksock.Network("ip4", a.typ) }
 
 // String is 10.0.0.1:80, or 10.0.0.1 of a raw socket.
 func (a Addr) String() string {

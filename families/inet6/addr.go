@@ -86,7 +86,7 @@ func (f family) Resolve(ctx context.Context, t families.Type, s string) ([]famil
 	if a, err := f.ParseAddr(t, s); err == nil {
 		return []families.Addr{a}, nil
 	}
-	found, err := lookup(ctx, t, s)
+	found, err := ksock.Lookup(ctx, "ip6", t, s)
 	if err != nil {
 		return nil, &families.OpError{Op: "resolve", Family: "inet6", Addr: s, Err: err}
 	}
@@ -97,31 +97,8 @@ func (f family) Resolve(ctx context.Context, t families.Type, s string) ([]famil
 	return out, nil
 }
 
-func lookup(ctx context.Context, t families.Type, s string) ([]netip.AddrPort, error) {
-	switch t {
-	case families.Stream:
-		return ksock.LookupHostPort(ctx, "ip6", "tcp", s)
-	case families.Dgram:
-		return ksock.LookupHostPort(ctx, "ip6", "udp", s)
-	}
-	ips, err := ksock.LookupHost(ctx, "ip6", s)
-	out := make([]netip.AddrPort, len(ips))
-	for i, ip := range ips {
-		out[i] = netip.AddrPortFrom(ip, 0)
-	}
-	return out, err
-}
-
 // Network is tcp, udp or ip6.
-func (a Addr) Network() string {
-	switch a.typ {
-	case families.Stream:
-		return "tcp"
-	case families.Dgram:
-		return "udp"
-	}
-	return "ip6"
-}
+func (a Addr) Network() string { return ksock.Network("ip6", a.typ) }
 
 // String is [fe80::1%eth0]:80, or fe80::1%eth0 of a raw socket.
 func (a Addr) String() string {

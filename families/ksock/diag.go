@@ -1,7 +1,6 @@
 package ksock
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -123,7 +122,9 @@ func askOwner(c *netlink.Conn, local, peer netip.AddrPort) (uint32, error) {
 	}
 	replies, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request},
-		Data:   diagRequest(local, peer),
+		// An address is IPv4 to the kernel's tables even when the socket is of IPv6
+		// (measured: AF_INET finds both, AF_INET6 with mapped addresses does too).
+		Data: diagQuery{protocol: unix.IPPROTO_TCP, src: unmapped(peer), dst: unmapped(local)}.encode(),
 	})
 	switch err := cause(err); {
 	case errors.Is(err, unix.ENOENT):
@@ -144,26 +145,6 @@ const (
 	diagIDSize      = 2*2 + 2*16 + 3*4
 )
 
-// diagRequest asks for the socket whose own address is peer. An address is IPv4 to
-// the kernel's tables even when the socket is of IPv6 (measured: AF_INET finds both,
-// AF_INET6 with mapped addresses does too).
-func diagRequest(local, peer netip.AddrPort) []byte {
-	a, b := unmapped(peer), unmapped(local)
-	req := make([]byte, 8, diagRequestSize)
-	req[0], req[1] = unix.AF_INET6, unix.IPPROTO_TCP
-	if a.Addr().Is4() {
-		req[0] = unix.AF_INET
-	}
-	req = binary.BigEndian.AppendUint16(req, a.Port())
-	req = binary.BigEndian.AppendUint16(req, b.Port())
-	req = append(req, make([]byte, diagRequestSize-len(req))...)
-	copy(req[12:28], a.Addr().AsSlice())
-	copy(req[28:44], b.Addr().AsSlice())
-	nativeEndian.PutUint32(req[48:], noCookie)
-	nativeEndian.PutUint32(req[52:], noCookie)
-	return req
-}
-
 // noCookie is INET_DIAG_NOCOOKIE: whichever socket has the addresses.
 const noCookie = ^uint32(0)
 
@@ -177,21 +158,18 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 // user's in the answer, and has no inode. One that is not connected yet may be
 // somebody's attempt to come after a peer that is gone.
 func ownerIn(reply []byte, local, peer netip.AddrPort) (uint32, error) {
-	if len(reply) < diagReplySize {
+	s, ok := readDiag(reply)
+	switch {
+	case !ok:
 		return 0, fmt.Errorf("an answer of %d bytes: %w", len(reply), unix.EPROTO)
-	}
-	family, state, id, own := reply[0], reply[1], reply[4:4+diagIDSize], reply[4+diagIDSize:]
-	src := netip.AddrPortFrom(diagAddr(family, id[4:20]), binary.BigEndian.Uint16(id))
-	dst := netip.AddrPortFrom(diagAddr(family, id[20:36]), binary.BigEndian.Uint16(id[2:]))
-	switch inode := nativeEndian.Uint32(own[16:]); {
-	case src != unmapped(peer) || dst != unmapped(local):
-		return 0, fmt.Errorf("there is a socket between %v and %v instead: %w", src, dst, families.ErrNotFound)
-	case inode == 0:
+	case s.src != unmapped(peer) || s.dst != unmapped(local):
+		return 0, fmt.Errorf("there is a socket between %v and %v instead: %w", s.src, s.dst, families.ErrNotFound)
+	case s.Inode == 0:
 		return 0, fmt.Errorf("no process holds it any more: %w", families.ErrNotFound)
-	case !heldState(state):
-		return 0, fmt.Errorf("it is not connected (TCP state %d): %w", state, families.ErrNotFound)
+	case !heldState(s.state):
+		return 0, fmt.Errorf("it is not connected (TCP state %d): %w", s.state, families.ErrNotFound)
 	}
-	return nativeEndian.Uint32(own[12:]), nil
+	return s.UID, nil
 }
 
 // heldState tells whether a socket in this state has been connected and may still be

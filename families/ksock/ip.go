@@ -204,3 +204,29 @@ func hostName(s string) bool {
 	}
 	return letter && len(s) <= 253
 }
+
+// Network is what package net calls a type of socket of an IP version, "ip4" or "ip6":
+// tcp, udp, or the version itself for raw sockets.
+func Network(ip string, t families.Type) string {
+	switch t {
+	case families.Stream:
+		return "tcp"
+	case families.Dgram:
+		return "udp"
+	}
+	return ip
+}
+
+// Lookup finds the addresses of an IP version that a HOST:PORT with names means, or for
+// raw sockets a HOST, whose port is 0.
+func Lookup(ctx context.Context, ip string, t families.Type, s string) ([]netip.AddrPort, error) {
+	if network := Network(ip, t); network != ip {
+		return LookupHostPort(ctx, ip, network, s)
+	}
+	ips, err := LookupHost(ctx, ip, s)
+	out := make([]netip.AddrPort, len(ips))
+	for i, a := range ips {
+		out[i] = netip.AddrPortFrom(a, 0)
+	}
+	return out, err
+}

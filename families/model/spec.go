@@ -1,6 +1,9 @@
 package model
 
 import (
+	"fmt"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/sockd/sockd/families"
@@ -91,6 +94,41 @@ type FileSpec struct {
 // of an ordinary network.
 const MinFileSize = 4096
 
+// Bounds of a FileSpec. An end of an interval is nanoseconds since 1970, which last until
+// 2262. Two changes of the clock a year make maxZones 32 years. Clocks differ from UTC by
+// 14 hours, and by 25 where TZ says so (tzset(3)).
+const (
+	maxEvery  = 36500 * 24 * time.Hour
+	maxZones  = 64
+	maxFrom   = 1 << 40
+	maxOffset = 25 * 60 * 60
+)
+
+// Check refuses what no capture can be cut by, as a *families.SyntaxError.
+func (s FileSpec) Check() error {
+	bad := func(what, text, why string) error {
+		return &families.SyntaxError{What: what, Text: text, Why: why}
+	}
+	switch {
+	case s.Size != 0 && s.Size < MinFileSize:
+		return bad("size of files", strconv.FormatInt(s.Size, 10), "want at least "+strconv.Itoa(MinFileSize)+" bytes")
+	case s.Every < 0 || s.Every > maxEvery || s.Every%time.Second != 0:
+		return bad("interval of files", s.Every.String(), "want whole seconds, 36500 days at most")
+	case s.Files < 0:
+		return bad("number of files", strconv.FormatInt(s.Files, 10), "want 0 or more")
+	case s.Files > 0 && s.Size == 0 && s.Every == 0:
+		return bad("number of files", strconv.FormatInt(s.Files, 10), "want a size or an interval, too, where a file ends")
+	case len(s.Zones) > maxZones:
+		return bad("zones", strconv.Itoa(len(s.Zones)), "want at most "+strconv.Itoa(maxZones))
+	}
+	for i, z := range s.Zones {
+		if z.From < -maxFrom || z.From > maxFrom || z.Offset < -maxOffset || z.Offset > maxOffset || i > 0 && z.From <= s.Zones[i-1].From {
+			return bad("zone", fmt.Sprintf("%d from %d on", z.Offset, z.From), "want 25 hours at most, and each from later on than the one before")
+		}
+	}
+	return nil
+}
+
 // Zone is an offset from UTC and the moment from which it holds.
 type Zone struct {
 	From   int64 `json:"from"`   // seconds since 1970
@@ -108,6 +146,9 @@ type FileReport struct {
 	Last    time.Time `json:"last,omitzero"`
 	Reason  string    `json:"reason"`          // size time end error
 	Error   string    `json:"error,omitempty"` // what was last in the way of writing it
+	Lost    int64     `json:"lost"`            // packets that were for it and are not in it
+	// Errno is Error's, 0 where it has none. On the wire it goes by its name.
+	Errno syscall.Errno `json:"-"`
 }
 
 // AttachSpec is what `attach` asks for: ID, or Endpoint that is dialled and

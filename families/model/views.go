@@ -65,6 +65,10 @@ type Capturing interface {
 	View() Capture
 	Run(ctx context.Context, w io.Writer) error
 	RunFiles(ctx context.Context, spec FileSpec, next func(context.Context) (fd int, err error), done func(FileReport) error) error
+	// Notes has f called, from other goroutines, with what becomes of the interfaces
+	// that Source names: "eth0 is gone", "eth0 is there". f must not wait, nor call the
+	// capture's methods. nil: nobody wants to know any more.
+	Notes(f func(note string))
 	Close() error
 }
 

@@ -23,6 +23,9 @@ type File struct {
 	direct directState
 	flags  int      // of fcntl(2), without O_DIRECT
 	pieces [][]byte // of WriteDirect
+
+	reserved  int64 // up to there the disk's room is this file's, once it is written without a gap
+	noReserve bool  // the file system cannot
 }
 
 type directState uint8
@@ -34,23 +37,46 @@ const (
 	refused // the file system has no O_DIRECT
 )
 
-// Adopt takes over a descriptor, which it owns on success, and empties the file.
-// Errors wrap an errno: EINVAL for what is no regular file, EBADF for one that is not
-// open for writing.
-func Adopt(fd int) (*File, error) {
+// Check tells whether Adopt would take a descriptor, and leaves the file alone. Errors
+// wrap an errno: EINVAL for what is no regular file, EBADF for one that is not open for
+// writing, EPERM for memory that is sealed (memfd_create(2)).
+func Check(fd int) error {
+	_, err := check(fd)
+	return err
+}
+
+// check is Check, and has the flags of fcntl(2).
+func check(fd int) (flags int, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("fstat: %w", err)
+		return 0, fmt.Errorf("fstat: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("not a regular file: %w", syscall.EINVAL)
+		return 0, fmt.Errorf("not a regular file: %w", syscall.EINVAL)
 	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil {
+		return 0, fmt.Errorf("fcntl: %w", err)
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY { // O_PATH says so, too
+		return 0, fmt.Errorf("not open for writing: %w", syscall.EBADF)
+	}
+	// Files of other kinds have no seals: EINVAL.
+	if seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err == nil && seals&unwritable != 0 {
+		return 0, fmt.Errorf("sealed against writing: %w", syscall.EPERM)
+	}
+	return flags, nil
+}
+
+// unwritable are the seals of memory that can no longer be written, emptied or grow. The
+// files of tmpfs(5) have F_SEAL_SEAL alone.
+const unwritable = unix.F_SEAL_WRITE | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
+
+// Adopt takes over a descriptor, which it owns on success, and empties the file.
+// Errors are those of Check, and of the file system.
+func Adopt(fd int) (*File, error) {
+	flags, err := check(fd)
 	if err != nil {
-		return nil, fmt.Errorf("fcntl: %w", err)
-	}
-	if flags&unix.O_ACCMODE == unix.O_RDONLY {
-		return nil, fmt.Errorf("not open for writing: %w", syscall.EBADF)
+		return nil, err
 	}
 	// With O_APPEND the kernel ignores the offset of pwrite(2).
 	flags &^= unix.O_DIRECT | unix.O_APPEND
@@ -150,17 +176,63 @@ func (f *File) write(b []byte) (n int, err error) {
 }
 
 // Truncate cuts the file. What is cut off was not written: the next Write goes there.
+// What was reserved behind is given back.
 func (f *File) Truncate(size int64) error {
 	if err := retry(func() error { return unix.Ftruncate(f.fd, size) }); err != nil {
 		return fmt.Errorf("ftruncate: %w", err)
 	}
-	f.size = size
+	f.size, f.reserved = size, min(f.reserved, size)
+	return nil
+}
+
+// reserveStep is how much is reserved at once, where there is so much: a slow capture
+// asks once for many packets. A fast one, whose writes are larger, asks for each, and for
+// no more than it needs: what was reserved and is written then costs both.
+const reserveStep = 64 << 10
+
+// Reserve keeps room on the disk for n bytes from at on, which is where the next Write
+// will end: what is written there later finds room on a disk that is full by then. The size of
+// the file stays, and Close gives back what was not written. A file system that cannot do
+// it promises nothing, without an error.
+func (f *File) Reserve(at, n int64) error {
+	if n == 0 || at+n <= f.reserved || f.noReserve {
+		return nil
+	}
+	step := int64(reserveStep)
+	if at-f.size >= reserveStep {
+		step = DirectAlign
+	}
+	end := (at + n + step - 1) &^ (step - 1)
+	err := f.allocate(at, end)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		end = at + n // there may be as little as that
+		err = f.allocate(at, end)
+	}
+	if err == nil && !f.noReserve {
+		f.reserved = end
+	}
+	return err
+}
+
+// allocate asks for room that nothing is written to so far.
+func (f *File) allocate(from, to int64) error {
+	err := retry(func() error { return unix.Fallocate(f.fd, unix.FALLOC_FL_KEEP_SIZE, from, to-from) })
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG), errors.Is(err, syscall.EIO):
+		return fmt.Errorf("fallocate: %w", err)
+	}
+	f.noReserve = true // EOPNOTSUPP, and what a network's file system may say in its place
 	return nil
 }
 
 // Close gives the descriptor back. It does not wait for the disk: who opened the file
 // can, while this process goes on with the next one.
 func (f *File) Close() error {
+	if f.reserved > f.size {
+		_ = f.Truncate(f.size) // the room is given back at the latest when the file is deleted
+	}
 	err := unix.Close(f.fd)
 	f.fd = -1
 	if err != nil && !errors.Is(err, syscall.EINTR) { // Linux closes it all the same

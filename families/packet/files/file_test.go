@@ -111,6 +111,41 @@ func TestOnlyAFileForWritingIsTaken(t *testing.T) {
 	}
 }
 
+// Check says the same as Adopt, and empties nothing.
+func TestSealedMemoryIsNoFile(t *testing.T) {
+	for name, tt := range map[string]struct {
+		seals int
+		want  error
+	}{
+		"none":    {0, nil},
+		"sealing": {unix.F_SEAL_SEAL, nil},
+		"write":   {unix.F_SEAL_WRITE, syscall.EPERM},
+		"future":  {unix.F_SEAL_FUTURE_WRITE, syscall.EPERM},
+		"shrink":  {unix.F_SEAL_SHRINK, syscall.EPERM},
+		"grow":    {unix.F_SEAL_GROW, syscall.EPERM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fd, err := unix.MemfdCreate("sealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+			require.NoError(t, err)
+			_, err = unix.Write(fd, []byte("before"))
+			require.NoError(t, err)
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, tt.seals)
+			require.NoError(t, err)
+			require.ErrorIs(t, Check(fd), tt.want)
+			var st unix.Stat_t
+			require.NoError(t, unix.Fstat(fd, &st))
+			require.EqualValues(t, len("before"), st.Size)
+			f, err := Adopt(fd)
+			require.ErrorIs(t, err, tt.want)
+			if tt.want != nil {
+				Discard(fd)
+				return
+			}
+			require.NoError(t, f.Close())
+		})
+	}
+}
+
 func TestAFullDiskTellsHowMuchIsThere(t *testing.T) {
 	dir := mustTmpfs(t, "64k")
 	f := mustAdopt(t, filepath.Join(dir, "x"))
@@ -122,4 +157,35 @@ func TestAFullDiskTellsHowMuchIsThere(t *testing.T) {
 	_, err = f.Write([]byte("x"))
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
+}
+
+// What is reserved is there when others have taken the rest, and given back at the end.
+func TestRoomThatIsReserved(t *testing.T) {
+	familytest.Need(t, familytest.Root())
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	path := filepath.Join(dir, "file")
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	require.NoError(t, err)
+	f, err := Adopt(fd)
+	require.NoError(t, err)
+	require.NoError(t, f.Reserve(5000, 300))
+	require.Zero(t, f.Size())
+	_, err = f.Write(make([]byte, 5000))
+	require.NoError(t, err)
+	others, err := os.Create(filepath.Join(dir, "others"))
+	require.NoError(t, err)
+	for err == nil {
+		_, err = others.Write(make([]byte, 4096))
+	}
+	require.NoError(t, others.Close())
+	require.ErrorIs(t, f.Reserve(128<<10, 1), syscall.ENOSPC)
+	_, err = f.Write(make([]byte, 300))
+	require.NoError(t, err)
+	require.EqualValues(t, 5300, f.Size())
+	require.NoError(t, f.Close())
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path, &st))
+	require.Equal(t, []int64{5300, 2 * 8}, []int64{st.Size, st.Blocks}, "two pages, and nothing behind")
 }

@@ -3,6 +3,8 @@ package files
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +93,23 @@ func (p *Pattern) numbered(stem, suffix string, n int) string {
 	return filepath.Join(p.dir, fmt.Sprintf("%s_%0*d%s", stem, p.width, n, suffix))
 }
 
+// Names matches the names, without their directory, that Next may give, and has the
+// counter as its first group: "" where there is none.
+func (p *Pattern) Names() *regexp.Regexp {
+	counter := `_([0-9]+)`
+	if p.timed {
+		counter = `(?:_([0-9]+))?`
+	}
+	return regexp.MustCompile(`^` + shape(p.stem) + counter + shape(p.suffix) + `$`)
+}
+
+// Given tells that there is a file already of a name that Next might give.
+func (p *Pattern) Given(name string) {
+	if p.timed {
+		p.given[name] = struct{}{}
+	}
+}
+
 // Forget tells that a file is deleted: its name may be given again.
 func (p *Pattern) Forget(name string) { delete(p.given, name) }
 
@@ -107,6 +126,11 @@ type Keep struct {
 type kept struct {
 	name string
 	size int64
+}
+
+// Has tells whether a file is one of those that stay.
+func (k *Keep) Has(name string) bool {
+	return slices.ContainsFunc(k.list, func(f kept) bool { return f.name == name })
 }
 
 // Add takes a file in and gives the names of those that are too many, the oldest

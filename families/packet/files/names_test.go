@@ -151,3 +151,27 @@ func TestTheOldestFilesGoFirst(t *testing.T) {
 		})
 	}
 }
+
+// Whatever the pattern, the names that it gives are known again, and others' are not.
+func TestNamesAreKnownAgain(t *testing.T) {
+	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	files := []string{"cap.pcapng", "cap", "a+b.[x]", ".hidden", "100%%.pcapng"}
+	for letter := range conversions {
+		files = append(files, "x-%"+string(letter)+".pcapng")
+	}
+	for _, file := range files {
+		p, err := NewPattern(file, 0)
+		require.NoError(t, err)
+		names := p.Names()
+		for range 3 {
+			name := p.Next(at)
+			require.Regexp(t, names, name)
+			require.NotRegexp(t, names, "other"+name)
+			require.NotRegexp(t, names, name+"~")
+		}
+	}
+	p, err := NewPattern("%H.pcapng", 0)
+	require.NoError(t, err)
+	p.Given("05.pcapng")
+	require.Equal(t, "05_00002.pcapng", p.Next(at))
+}

@@ -2,6 +2,7 @@ package files
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +40,38 @@ var conversions = map[byte]func(time.Time) string{
 
 func layout(l string) func(time.Time) string {
 	return func(t time.Time) string { return t.Format(l) }
+}
+
+// shapes are what conversions look like, by regular expressions.
+var shapes = map[string]string{
+	"CdegGHIjklmMSsuUVwWyY": `[ 0-9]+`,
+	"aAbBhpP":               `[A-Za-z]+`,
+	"F":                     `[0-9]+-[0-9]{2}-[0-9]{2}`,
+	"TX":                    `[0-9]{2}:[0-9]{2}:[0-9]{2}`,
+	"R":                     `[0-9]{2}:[0-9]{2}`,
+	"r":                     `[0-9]{2}:[0-9]{2}:[0-9]{2} [AP]M`,
+	"c":                     `[A-Za-z]{3} [A-Za-z]{3} [ 0-9]{2} [0-9:]{8} [0-9]+`,
+	"z":                     `[-+][0-9]{4}`,
+	"Z":                     `[-+0-9A-Za-z]+`,
+	"%":                     `%`,
+}
+
+// shape is a regular expression of what format makes of s.
+func shape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b.WriteString(regexp.QuoteMeta(s[i : i+1]))
+			continue
+		}
+		i++
+		for letters, text := range shapes {
+			if strings.IndexByte(letters, s[i]) >= 0 {
+				b.WriteString(text)
+			}
+		}
+	}
+	return b.String()
 }
 
 // checkFormat finds what format cannot convert. Errors are *families.SyntaxError with

@@ -1,79 +1,99 @@
-// Package filter compiles packet filters: words of the pcap-filter(7) language
-// become a Program that judges frames in user space and, where it can, in the
-// kernel. daemon/capture runs it; sockd-ctl never needs it.
+// Package filter compiles packet filters: pcap-filter(7) becomes a Program that judges
+// frames in user space and, where it can, in the kernel. It depends on nothing else of
+// sockd, and links no C.
 //
-// The words so far, with libpcap's meaning of each:
+//	program, err := filter.Compile("tcp port 80", filter.Ethernet)
+//	...
+//	if program.Match(frame, len(frame)) {
 //
-//	expr  = term { ("and" | "&&" | "or" | "||") term }   left to right, both bind alike
-//	term  = ("not" | "!") term | "(" expr ")" | word
-//	word  = [ether|ip|ip6|arp|rarp] [dir] [host] ADDRESS | [ip|ip6|arp|rarp] [dir] net NET[/LEN] [mask MASK]
-//	      | [tcp|udp|sctp] [dir] port PORT | [tcp|udp|sctp] [dir] portrange FIRST-LAST
-//	      | [ether|ip|ip6] proto PROTOCOL | vlan [ID] | less N | greater N
-//	      | ip ip6 arp rarp ipx stp tcp udp sctp icmp icmp6 igmp ah esp pim vrrp
-//	      | [ether] broadcast | [ether|ip|ip6] multicast
-//	dir   = src | dst | "src or dst" | "src and dst"
+// A text goes through four stages: syntax reads it into a tree; this package
+// checks the tree against a link type, looks names up, and lowers it to a graph of
+// tests; internal/code optimises the graph and writes its instructions.
 //
-// After "and" or "or" a bare value takes the words before the last one again:
-// "port 80 or 443". Host names are not looked up.
-//
-// A Program judges the frame as it was on the wire, its VLAN tag in place, which
-// is how libpcap judges frames of a file. So "ip" does not match a tagged frame,
-// "vlan and ip" does, and, as pcap-filter(7) warns, the first "vlan" shifts all
-// that is written to its right.
-//
-// Frames of pcapng.Raw begin with the IP header, which tells its version: words of
-// hardware addresses and VLANs are errors there, and other protocols match nothing.
+// A Program judges the frame as it was on the wire, its VLAN tag in place, as libpcap
+// judges frames of a file. What differs from libpcap on purpose is listed in
+// docs/filter.md.
 package filter
 
 import (
-	"fmt"
-	"strings"
-
-	"github.com/sockd/sockd/families"
-	"github.com/sockd/sockd/families/packet/pcapng"
-	"golang.org/x/net/bpf"
+	"github.com/sockd/sockd/families/packet/filter/internal/code"
+	"github.com/sockd/sockd/families/packet/filter/syntax"
 )
 
-// Program is a compiled filter. It is immutable; its methods may be called from
-// any goroutine.
+// LinkType says how frames begin, by its number in pcap and pcapng files
+// (LINKTYPE_ of www.tcpdump.org/linktypes.html).
+type LinkType uint16
+
+// The link types that filters can be compiled for.
+const (
+	Null      LinkType = 0   // BSD loopback: the address family in the byte order of the machine
+	Ethernet  LinkType = 1   // EN10MB
+	Raw       LinkType = 101 // IPv4 or IPv6 by its first half byte
+	Loop      LinkType = 108 // as Null, in network byte order
+	LinuxSLL  LinkType = 113 // Linux cooked
+	IPv4      LinkType = 228
+	IPv6      LinkType = 229
+	LinuxSLL2 LinkType = 276 // Linux cooked, version 2
+)
+
+// Error is a text that is no filter, or none for the link type. Its Column counts
+// bytes from 1, and is never 0.
+type Error = syntax.Error
+
+// Options is how to compile. The zero value is what Compile uses.
+type Options struct {
+	// Names looks names up. The zero value reads the files of /etc, and has a table of
+	// its own behind them.
+	Names Names
+	// Netmask is the IPv4 mask of the interface, for "ip broadcast", 0xffffff00 for a
+	// /24. 0: not known, and "ip broadcast" is an error.
+	Netmask uint32
+	// Fragments allows the word "fragments"; see Program.Fragments.
+	Fragments bool
+	// Owners allows uid, pid, comm and unit; see Packet.Owner.
+	Owners bool
+	// Textual lets vlan, mpls, pppoes, geneve and vxlan shift everything to their right, as
+	// libpcap does. Otherwise they shift what is and-ed to them, and nothing behind
+	// "or" or outside "not".
+	Textual bool
+	// Plain leaves the optimiser out, to test it.
+	Plain bool
+}
+
+// Packet is what a Program judges.
+type Packet struct {
+	Data      []byte // from its first byte, VLAN tags in place
+	Length    int    // on the wire, at least len(Data)
+	Interface uint32 // the index, 0: not known, which no ifindex equals
+	Direction Direction
+	Owner     *Owner // nil: not known
+}
+
+// Direction is which way a packet went through the interface.
+type Direction uint8
+
+// The directions. Neither inbound nor outbound is true of Unknown.
+const (
+	Unknown Direction = iota
+	In
+	Out
+)
+
+// Owner is the local process that sent the packet or is to receive it. A test of what
+// is not known is false.
+type Owner struct {
+	UID, PID uint32
+	Comm     string // its name as in /proc/PID/comm, "" not known
+	Unit     string // its systemd unit, "" not known
+	KnownUID bool
+	KnownPID bool
+}
+
+// Program is a compiled filter. It is immutable; its methods may be called from any
+// goroutine.
 type Program struct {
 	text string
-	link pcapng.LinkType
-	code []insn
+	link LinkType
+	tree syntax.Expr // nil: takes all
+	code *code.Program
 }
-
-// Compile reads a filter for frames of a link type. An empty text takes every
-// frame. Errors are *families.SyntaxError with the column.
-func Compile(text string, link pcapng.LinkType) (*Program, error) {
-	p := &Program{text: strings.TrimSpace(text), link: link}
-	if p.text == "" {
-		p.code = []insn{{op: opReturn, k: accept}}
-		return p, nil
-	}
-	tree, err := parse(text, link)
-	if err != nil {
-		return nil, err
-	}
-	if p.code = generate(tree); len(p.code) > maxCode {
-		return nil, &families.SyntaxError{What: "filter", Text: text, Why: fmt.Sprintf("compiles to %d instructions, more than %d", len(p.code), maxCode), Hint: "net CIDR and portrange A-B say much in little"}
-	}
-	return p, nil
-}
-
-// String is the filter's text.
-func (p *Program) String() string { return p.text }
-
-// Match tells whether the filter takes a frame of which length bytes were on the
-// wire. As in the kernel, a filter that looks beyond the end of data rejects
-// the frame, also below a "not".
-func (p *Program) Match(data []byte, length int) bool { return run(p.code, data, uint32(length)) }
-
-// Kernel is Union of this program alone, for a socket that is bound to one interface.
-func (p *Program) Kernel() []bpf.RawInstruction { return Union([]*Program{p}, Scope{}) }
-
-// accept is what an accepting program returns: how many bytes are to be kept.
-const accept = 0xffffffff
-
-// maxCode bounds a program: a jump of insn reaches no further, and a frame is not
-// worth more steps.
-const maxCode = 1 << 14

@@ -397,6 +397,7 @@ func TestAnotherSocketStaysItsCallers(t *testing.T) {
 		"datagram": mustSocket(t, ns, unix.AF_INET, unix.SOCK_DGRAM, 0),
 		"netlink":  mustSocket(t, ns, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG),
 	} {
+		require.ErrorIs(t, Check(fd), unix.EINVAL, name)
 		_, err := WatchFD(fd)
 		require.ErrorIs(t, err, unix.EINVAL, name)
 		require.NoError(t, unix.Close(fd), name)

@@ -93,19 +93,29 @@ func dial() (*socket.Conn, error) {
 	return socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, "netlink", nil)
 }
 
-// adopt duplicates a netlink socket, so that fd is untouched when anything fails.
-// (mdlayher/netlink opens its sockets itself and takes over no other.)
-func adopt(fd int) (*socket.Conn, error) {
+// Check tells whether fd is a socket that WatchFD takes: of AF_NETLINK and NETLINK_ROUTE.
+// It changes nothing. Errors wrap an errno: EINVAL for another kind, ENOTSOCK for what is no
+// socket.
+func Check(fd int) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
+		return fmt.Errorf("descriptor: %w", err)
 	}
 	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
+		return fmt.Errorf("descriptor: %w", err)
 	}
 	if domain != unix.AF_NETLINK || protocol != unix.NETLINK_ROUTE {
-		return nil, fmt.Errorf("a socket of domain %d and protocol %d, not of AF_NETLINK and NETLINK_ROUTE: %w", domain, protocol, unix.EINVAL)
+		return fmt.Errorf("a socket of domain %d and protocol %d, not of AF_NETLINK and NETLINK_ROUTE: %w", domain, protocol, unix.EINVAL)
+	}
+	return nil
+}
+
+// adopt duplicates a netlink socket, so that fd is untouched when anything fails.
+// (mdlayher/netlink opens its sockets itself and takes over no other.)
+func adopt(fd int) (*socket.Conn, error) {
+	if err := Check(fd); err != nil {
+		return nil, err
 	}
 	// With this option the kernel would not tell that messages were lost.
 	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_NO_ENOBUFS, 0); err != nil {

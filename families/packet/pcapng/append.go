@@ -1,6 +1,9 @@
 package pcapng
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // The option codes that are written and read.
 const (
@@ -16,6 +19,7 @@ const (
 
 	epbFlags     = 2
 	epbDropcount = 4
+	epbProcess   = 8 // epb_processid_threadid of draft-ietf-opsawg-pcapng
 
 	isbStart     = 2
 	isbEnd       = 3
@@ -65,7 +69,10 @@ func AppendInterface(b []byte, i Interface) []byte {
 	return finish(b, start)
 }
 
-// PacketLen is how many bytes AppendPacket appends for kept bytes of data.
+// Size is how many bytes AppendPacket appends.
+func (p *Packet) Size() int { return PacketLen(len(p.Data), p.Dropped != 0) + len(p.Options) }
+
+// PacketLen is Size for kept bytes of data, without Options.
 func PacketLen(kept int, dropped bool) int {
 	n := packetHead + pad4(kept) + packetFlags + packetFinish
 	if dropped {
@@ -75,25 +82,24 @@ func PacketLen(kept int, dropped bool) int {
 }
 
 // AppendPacket appends an Enhanced Packet Block. It does not allocate when b has
-// room for PacketLen.
+// room for Size.
 func AppendPacket(b []byte, p *Packet) []byte {
-	total := uint32(PacketLen(len(p.Data), p.Dropped != 0))
-	b = le.AppendUint32(b, PacketBlock)
-	b = le.AppendUint32(b, total)
-	b = le.AppendUint32(b, p.Interface)
-	b = appendTime(b, p.Time)
-	b = le.AppendUint32(b, uint32(len(p.Data)))
-	b = le.AppendUint32(b, uint32(p.Len))
-	b = append(b, p.Data...)
-	b = pad(b, len(p.Data))
-	b = optionHead(b, epbFlags, 4)
-	b = le.AppendUint32(b, uint32(p.Direction)|uint32(p.Reception)<<2)
-	if p.Dropped != 0 {
-		b = optionHead(b, epbDropcount, 8)
-		b = le.AppendUint64(b, p.Dropped)
+	at, total := len(b), p.Size()
+	b = slices.Grow(b, total)[:at+total]
+	copy(b[at+packetHead:], p.Data)
+	FramePacket(b[at:], p)
+	return b
+}
+
+// AppendOptions appends what Packet.Options is to be for p's PID and Comment. The thread
+// is the process itself: nobody can tell which of its threads it was.
+func (p *Packet) AppendOptions(b []byte) []byte {
+	if p.PID != 0 {
+		b = optionHead(b, epbProcess, 8)
+		b = le.AppendUint32(b, p.PID)
+		b = le.AppendUint32(b, p.PID)
 	}
-	b = optionHead(b, optEnd, 0)
-	return le.AppendUint32(b, total)
+	return textOption(b, optComment, p.Comment)
 }
 
 // AppendStats appends an Interface Statistics Block.

@@ -38,9 +38,12 @@ func (e Encoded) Time() int64 {
 // Kept is how many bytes of a packet are there.
 func (e Encoded) Kept() int { return int(le.Uint32(e[20:])) }
 
-// Packet is a packet without its options. Data is e's memory.
+// Packet is a packet with no option but its direction. Data is e's memory.
 func (e Encoded) Packet() Packet {
-	return Packet{Interface: e.Interface(), Time: e.Time(), Data: e[packetHead : packetHead+e.Kept()], Len: int(le.Uint32(e[24:]))}
+	return Packet{
+		Interface: e.Interface(), Time: e.Time(), Data: e[packetHead : packetHead+e.Kept()], Len: int(le.Uint32(e[24:])),
+		Direction: Direction(e[packetHead+pad4(e.Kept())+4] & 3),
+	}
 }
 
 // Dropped is a packet's epb_dropcount.

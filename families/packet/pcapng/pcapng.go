@@ -105,6 +105,12 @@ type Packet struct {
 	Reception Reception
 	// Dropped is epb_dropcount: the packets lost between this one and the one before.
 	Dropped uint64
+	// PID is the process that the packet is of, from epb_processid_threadid; 0: not known.
+	// Readers set it and Comment.
+	PID     uint32
+	Comment string // opt_comment
+	// Options are what is written of PID and Comment: see AppendOptions.
+	Options []byte
 }
 
 // Stats is an Interface Statistics Block. In the files that sockd writes, Received -

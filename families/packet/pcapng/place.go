@@ -35,32 +35,35 @@ func PacketTail(dropped bool) int { return PacketLen(0, dropped) - packetHead }
 // FramePacket makes all of b an Enhanced Packet Block around data that is there
 // already, p.Data, PacketHead bytes from its start. len(b) is a multiple of 4.
 func FramePacket(b []byte, p *Packet) {
-	head := le.AppendUint32(b[:0], PacketBlock)
-	head = le.AppendUint32(head, uint32(len(b)))
-	head = le.AppendUint32(head, p.Interface)
-	head = appendTime(head, p.Time)
-	head = le.AppendUint32(head, uint32(len(p.Data)))
-	le.AppendUint32(head, uint32(p.Len))
+	head := b[:packetHead]
+	le.PutUint32(head, PacketBlock)
+	le.PutUint32(head[4:], uint32(len(b)))
+	le.PutUint32(head[8:], p.Interface)
+	le.PutUint32(head[12:], uint32(uint64(p.Time)>>32))
+	le.PutUint32(head[16:], uint32(p.Time))
+	le.PutUint32(head[20:], uint32(len(p.Data)))
+	le.PutUint32(head[24:], uint32(p.Len))
 
-	end := packetHead + len(p.Data)
-	at := pad(b[:end], len(p.Data))
-	at = optionHead(at, epbFlags, 4)
-	at = le.AppendUint32(at, uint32(p.Direction)|uint32(p.Reception)<<2)
+	kept := packetHead + len(p.Data)
+	at := packetHead + pad4(len(p.Data))
+	clear(b[kept:at])
+	le.PutUint64(b[at:], epbFlags|4<<16|uint64(p.Direction)<<32|uint64(p.Reception)<<34)
+	at += packetFlags
 	if p.Dropped != 0 {
-		at = optionHead(at, epbDropcount, 8)
-		at = le.AppendUint64(at, p.Dropped)
+		le.PutUint32(b[at:], epbDropcount|8<<16)
+		le.PutUint64(b[at+4:], p.Dropped)
+		at += packetDrop
 	}
-	fill(b, len(at))
+	at += copy(b[at:], p.Options)
+	fill(b, at)
 }
 
 // fill completes a block whose options end at a place in b.
 func fill(b []byte, at int) {
-	end := b[:at]
-	if room := len(b) - packetFinish - at; room > 0 {
-		end = optionHead(end, optPadding, uint16(room-4))
-		clear(b[len(end) : len(b)-packetFinish]) // what was there is nobody's business
-		end = b[:len(b)-packetFinish]
+	end := len(b) - packetFinish
+	if room := end - at; room > 0 {
+		le.PutUint32(b[at:], optPadding|uint32(room-4)<<16)
+		clear(b[at+4 : end]) // what was there is nobody's business
 	}
-	end = optionHead(end, optEnd, 0)
-	le.AppendUint32(end, uint32(len(b)))
+	le.PutUint64(b[end:], optEnd|uint64(len(b))<<32)
 }

@@ -193,6 +193,10 @@ func (r *Reader) packet(b *Block, body []byte) error {
 			p.Direction, p.Reception = Direction(flags&3), Reception(flags>>2&7)
 		case code == epbDropcount && len(v) == 8:
 			p.Dropped = r.order.Uint64(v)
+		case code == epbProcess && len(v) == 8:
+			p.PID = r.order.Uint32(v)
+		case code == optComment:
+			p.Comment = string(v)
 		}
 	})
 }

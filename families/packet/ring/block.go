@@ -101,6 +101,8 @@ func (b *Block) Release() {
 //		use(&it.Frame)
 //	}
 //
+// One goroutine at a time may do so: the first walk puts VLAN tags back and headers right.
+//
 // The memory of an adopted socket may be written by others at any time (OpenFD). So each
 // number is read once, checked, and then used, and a walk ends where one makes no sense.
 func (b *Block) Frames() Frames {
@@ -122,23 +124,27 @@ func (f *Frames) Next() bool {
 	if h == nil {
 		return false
 	}
+	hardware := ll.Hatype
+	link := LinkOf(hardware)
+	if link != pcapng.Ethernet || h.Status&unix.TP_STATUS_VLAN_VALID != 0 {
+		rebuild(f.mem[f.at:], h, ll, link)
+	}
 	start := uint64(f.at) + uint64(h.Mac)
 	end := start + uint64(h.Snaplen)
 	if end > uint64(len(f.mem)) || end < start {
 		f.left = 0
 		return false
 	}
-	hardware := ll.Hatype
-	f.Frame = Frame{
-		Data:     f.mem[start:end:end],
-		Len:      int(h.Len),
-		Time:     int64(h.Sec)*1e9 + int64(h.Nsec),
-		Ifindex:  int(ll.Ifindex),
-		Type:     PacketType(ll.Pkttype),
-		Hardware: hardware,
-		Link:     LinkOf(hardware),
-		Loopback: hardware == unix.ARPHRD_LOOPBACK,
-	}
+	// Field by field: a whole one is made elsewhere and copied.
+	to := &f.Frame
+	to.Data = f.mem[start:end:end]
+	to.Len = int(h.Len)
+	to.Time = int64(h.Sec)*1e9 + int64(h.Nsec)
+	to.Ifindex = int(ll.Ifindex)
+	to.Type = PacketType(ll.Pkttype)
+	to.Hardware = hardware
+	to.Link = link
+	to.Loopback = hardware == unix.ARPHRD_LOOPBACK
 	f.step(h)
 	return true
 }
@@ -159,30 +165,30 @@ func (f *Frames) advance() (*unix.Tpacket3Hdr, *unix.RawSockaddrLinklayer) {
 // for the way there.
 func (f *Frames) step(h *unix.Tpacket3Hdr) {
 	way := h.Next_offset
-	if way < sockaddrEnd {
-		f.left = 0
+	if way < sockaddrEnd || way > uint32(len(f.mem)) {
+		f.left = 0 // never back: what was rebuilt stays as it is
 	}
-	f.at += way // when this wraps, left still ends the walk
+	f.at += way
 }
 
-// rebuild makes every frame of a block what it was on the wire, in place, before
-// anybody reads it. It moves tp_mac and clears TP_STATUS_VLAN_VALID, so the headers
-// go on telling the truth.
-func (b *Block) rebuild() {
-	for f := b.Frames(); ; {
-		h, ll := f.advance()
-		if h == nil {
-			return
-		}
-		switch frame := f.mem[f.at:]; LinkOf(ll.Hatype) {
-		case pcapng.Ethernet:
-			tagEthernet(frame, h)
-		case pcapng.Raw:
-			toNetwork(h)
-		default:
-			cook(frame, h, ll)
-		}
-		f.step(h)
+// isRebuilt is a bit of tp_status that the kernel has no use for.
+const isRebuilt = 1 << 27
+
+// rebuild makes a frame what it was on the wire, in place, when it is come to for the
+// first time. It moves tp_mac and clears TP_STATUS_VLAN_VALID, so the headers go on telling
+// the truth. A walk over the block for this alone would read it from memory once more.
+func rebuild(frame []byte, h *unix.Tpacket3Hdr, ll *unix.RawSockaddrLinklayer, link pcapng.LinkType) {
+	if h.Status&isRebuilt != 0 {
+		return
+	}
+	h.Status |= isRebuilt
+	switch link {
+	case pcapng.Ethernet:
+		tagEthernet(frame, h)
+	case pcapng.Raw:
+		toNetwork(h)
+	default:
+		cook(frame, h, ll)
 	}
 }
 

@@ -124,9 +124,6 @@ func TestBlocksThatCannotBeRewritten(t *testing.T) {
 		"no room for the options": {block(unix.ARPHRD_ETHER, make([]byte, 14), make([]byte, 1000), -1), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if len(tt.block.mem) > firstPacket+sockaddrEnd {
-				tt.block.rebuild()
-			}
 			require.Equal(t, tt.want, tt.block.Rewritable())
 			want := asPackets(tt.block, 0, 0)
 			page := make([]byte, Page)
@@ -160,7 +157,6 @@ func FuzzRewrite(f *testing.F) {
 		}
 		b := &Block{mem: make([]byte, 2*Page)}
 		copy(b.mem, mem)
-		b.rebuild()
 		want := asPackets(b, 1, dropped)
 		promised := b.Rewritable()
 		page := make([]byte, Page)

@@ -97,17 +97,8 @@ func (r *Ring) opened(err error) (*Ring, error) {
 
 // adopt duplicates a packet socket, so that fd is untouched when anything fails.
 func adopt(fd int) (*socket.Conn, error) {
-	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
-	}
-	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor: %w", err)
-	}
-	// A cooked socket (SOCK_DGRAM) has lost the link headers.
-	if domain != unix.AF_PACKET || kind != unix.SOCK_RAW {
-		return nil, fmt.Errorf("a socket of domain %d and type %d, not of AF_PACKET and SOCK_RAW: %w", domain, kind, unix.EINVAL)
+	if err := checkKind(fd); err != nil {
+		return nil, err
 	}
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

@@ -219,6 +219,30 @@ func TestASocketThatDoesNotFitStaysItsCallers(t *testing.T) {
 	require.ErrorIs(t, err, unix.EBADF)
 }
 
+// Check is for sockets of those who are not trusted: it takes fresh ones alone.
+func TestOnlyAFreshPacketSocketPasses(t *testing.T) {
+	_, b := pair(t)
+	bound, ringed := mustSocket(t, b, unix.AF_PACKET, unix.SOCK_RAW), mustSocket(t, b, unix.AF_PACKET, unix.SOCK_RAW)
+	require.NoError(t, unix.Bind(bound, &unix.SockaddrLinklayer{Ifindex: 1}))
+	r, err := OpenFD(mustDup(t, ringed), Any, small)
+	require.NoError(t, err)
+	defer r.Close()
+	for name, tt := range map[string]struct {
+		fd   int
+		want error
+	}{
+		"fresh":             {mustSocket(t, b, unix.AF_PACKET, unix.SOCK_RAW), nil},
+		"cooked":            {mustSocket(t, b, unix.AF_PACKET, unix.SOCK_DGRAM), unix.EINVAL},
+		"of another family": {mustSocket(t, b, unix.AF_INET, unix.SOCK_DGRAM), unix.EINVAL},
+		"bound":             {bound, unix.EBUSY},
+		"with a ring":       {ringed, unix.EBUSY},
+	} {
+		require.ErrorIs(t, Check(tt.fd), tt.want, name)
+		require.NoError(t, unix.Close(tt.fd), name)
+	}
+	require.ErrorIs(t, Check(-1), unix.EBADF)
+}
+
 func mustDup(t *testing.T, fd int) int {
 	t.Helper()
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -247,7 +271,6 @@ func TestGarbageInARingBreaksNothing(t *testing.T) {
 		for i := range garbage {
 			garbage[i] = byte(0xff - round*i)
 		}
-		blk.rebuild()
 		for it := blk.Frames(); it.Next(); {
 			require.LessOrEqual(t, len(it.Frame.Data), r.size)
 		}

@@ -1,0 +1,7 @@
+package owner
+
+// What the tests look at from outside.
+var (
+	FlowOf        = flowOf
+	UnitOfProcess = unitOfProcess
+)
