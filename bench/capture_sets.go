@@ -17,7 +17,7 @@ var (
 )
 
 // setFilters are what the subscribers ask for: everything, by protocol, by number, by
-// range, in combination, by exclusion.
+// range, in combination, by exclusion, by the bytes of headers and of the frame's number.
 var setFilters = []string{
 	"",
 	"udp",
@@ -27,6 +27,9 @@ var setFilters = []string{
 	"src net 10.99.1.0/31 and not src port 40000",
 	"ether host 02:53:6b:64:00:02 and src port 40005",
 	"not (src host 10.99.1.3 or src port 40001)",
+	"udp[0:2] & 3 = 1",
+	"udp[8 + 7] % 8 = 3 and len <= 100",
+	"ip[(ip[0] & 15) * 4 - 5] > 1 or ether[35] - 64 = 2",
 }
 
 // measureSets lets subscribers with different filters run beside private tcpdumps with

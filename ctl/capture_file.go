@@ -451,19 +451,30 @@ func (c *fileCapture) open() (*os.File, error) {
 	}
 }
 
-// createFile makes or empties a file, as tcpdump does, but for a recorder's.
+// createFile makes or empties a file, as tcpdump does, but for a recorder's. It looks at what
+// it has opened, and not at the name: that may be a link's, or another file's by then.
 func createFile(path string) (*os.File, error) {
-	if files.OfRecorder(path) {
-		return nil, ofRecorder(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, err
 	}
-	return os.Create(path)
+	if files.IsRecorders(f) {
+		err = ofRecorder(path)
+	} else {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return f, nil
 }
 
 // name names files as they are complete, and deletes those that are too many.
 func (c *fileCapture) name() {
 	for f := range c.whole {
 		if f.report.Bytes == 0 {
-			c.try(c.discard(f.File))
+			c.try(discardFile(f.File))
 			continue
 		}
 		if c.pattern == nil {
@@ -504,9 +515,9 @@ func (c *fileCapture) place(part string, t time.Time) (name string, err error) {
 	}
 }
 
-// discard deletes a file that the disk had no room for: an empty one is none that a
+// discardFile deletes a file that the disk had no room for: an empty one is none that a
 // reader takes. FILE may be another one's name by now.
-func (c *fileCapture) discard(f *os.File) error {
+func discardFile(f *os.File) error {
 	own, err := f.Stat()
 	_ = f.Close() // nothing was written
 	if err != nil {

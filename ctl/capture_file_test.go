@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/files"
 	"github.com/sockd/sockd/families/packet/pcapng"
 	"github.com/stretchr/testify/require"
 )
@@ -126,6 +127,47 @@ func TestARecordersFileIsNotReplaced(t *testing.T) {
 		}
 		require.Equal(t, want, strings.Join(got, " "))
 	}
+}
+
+// A recorder's file was emptied through a link, and one without a packet yet by its own name.
+func TestARecordersFileIsNotWrittenByAnotherName(t *testing.T) {
+	dir := t.TempDir()
+	in := mustWrite(t, twoInterfaces())
+	signed, empty := filepath.Join(dir, "signed"), filepath.Join(dir, ".rec.pcapng.1.part")
+	recorders := pcapng.AppendSection(nil, pcapng.Section{Comment: "recorder black"})
+	require.NoError(t, os.WriteFile(signed, recorders, 0o600))
+	fd, err := syscall.Open(empty, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
+	require.NoError(t, err)
+	defer closeFile(fd)
+	files.Claim(fd)
+	for link, to := range map[string]string{"link": "signed", "links": "link", "part": ".rec.pcapng.1.part"} {
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	for _, verb := range []string{"capture|-w|PATH|eth7", "capture|-r|" + in + "|-w|PATH", "recorder dump|-w|PATH|black"} {
+		for _, name := range []string{"signed", "link", "links", "part", ".rec.pcapng.1.part"} {
+			sh, b := mustShell(t)
+			b.CaptureFiles(1)
+			path := filepath.Join(dir, name)
+			line := strings.Split(strings.Replace(verb, "PATH", path, 1), "|")
+			r := sh.run("", line...)
+			require.Equal(t, ExitInUse, r.exit, "%s %s: %s", verb, name, r.stderr)
+			require.Contains(t, r.stderr, "is a file of a recorder's: file exists (EEXIST)\n")
+			got, err := os.ReadFile(signed)
+			require.NoError(t, err)
+			require.Equal(t, recorders, got)
+			st, err := os.Stat(empty)
+			require.NoError(t, err)
+			require.Zero(t, st.Size())
+		}
+	}
+	own := filepath.Join(dir, "own")
+	require.NoError(t, os.WriteFile(own, bytes.Repeat([]byte("older"), 1000), 0o640))
+	require.NoError(t, os.Symlink("own", filepath.Join(dir, "to own")))
+	r := reading(t).run("", "capture", "-r", in, "-w", filepath.Join(dir, "to own"))
+	require.Equal(t, ExitOK, r.exit, r.stderr)
+	got, err := os.ReadFile(own)
+	require.NoError(t, err)
+	require.Less(t, len(got), 1000, "anybody else's file is emptied, by a link as well")
 }
 
 // Packets that a full disk has cost are an error of the capture's, and a file that has not

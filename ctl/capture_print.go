@@ -27,6 +27,8 @@ type frame struct {
 	Captured  int       `json:"captured"`
 	Src       string    `json:"src,omitempty"`
 	Dst       string    `json:"dst,omitempty"`
+	PID       uint32    `json:"pid,omitempty"`     // of the process whose it is
+	Comment   string    `json:"comment,omitempty"` // opt_comment: "uid 1000 pid 77"
 	Data      []byte    `json:"data"`
 	Layers    []any     `json:"layers"` // outermost first; each has "layer", its name
 }
@@ -53,7 +55,7 @@ func (l *packetLines) print(i *pcapng.Interface, p *pcapng.Packet) error {
 	line.Stdout = l.out
 	return line.printJSON(frame{
 		Time: time.Unix(0, p.Time).UTC(), Interface: i.Name, Direction: directionNames[p.Direction],
-		Length: p.Len, Captured: len(p.Data), Src: d.Src, Dst: d.Dst, Data: p.Data, Layers: notNil(d.Layers),
+		Length: p.Len, Captured: len(p.Data), Src: d.Src, Dst: d.Dst, PID: p.PID, Comment: p.Comment, Data: p.Data, Layers: notNil(d.Layers),
 	})
 }
 

@@ -25,6 +25,7 @@ type fileRun struct {
 	names   map[string]bool                  // of the interfaces so far
 	lines   packetLines
 	copy    *packetCopy   // of -w
+	waited  uint64        // fragments of earlier sections of which nobody knows
 	capture model.Capture // what --json prints at the end
 }
 
@@ -49,10 +50,12 @@ func (f *captureFlags) readFile(ctx context.Context, e *Env, filter string) erro
 	if r.lines.options.Named, err = severalIn(in); err != nil {
 		return r.fail(err)
 	}
-	if err := r.openCopy(in); err != nil {
+	if err := r.openCopy(ctx, in); err != nil {
 		return err
 	}
+	ctx, stopPipe := r.copy.whileRead(ctx, e)
 	err = r.run(ctx, &flushingReader{interruptible{ctx, in}, out})
+	stopPipe()
 	return r.end(ctx, cmp.Or(err, out.Flush(), r.copy.Close()))
 }
 
@@ -142,7 +145,14 @@ func (r *fileRun) run(ctx context.Context, in io.Reader) error {
 		}
 	}
 	switch {
-	case errors.Is(err, errEnough), errors.Is(err, io.EOF):
+	case errors.Is(err, errEnough):
+		return nil
+	case r.copy.failure() != nil:
+		return err // it names the other file
+	case errors.Is(err, io.EOF):
+		if n := r.undecided(); n > 0 {
+			r.e.say("fragments left out, as the first of their datagrams is not in the file, or comes too late: %d", n)
+		}
 		return nil
 	case context.Cause(ctx) != nil:
 		return nil // Ctrl-C and the end of the time: end says which
@@ -166,6 +176,8 @@ func readError(verb, name string, err error) error {
 func (r *fileRun) block(b *pcapng.Block) error {
 	switch b.Type {
 	case pcapng.SectionBlock:
+		r.waited = r.undecided()
+		clear(r.matches) // its interfaces are others, whatever their numbers
 		return r.copy.section(&b.Section)
 	case pcapng.InterfaceBlock:
 		return r.announce(&b.Interface)
@@ -195,12 +207,27 @@ func (r *fileRun) announce(i *pcapng.Interface) error {
 
 func (r *fileRun) compile(link pcapng.LinkType) (PacketFilter, error) {
 	if r.filter == "" {
-		return func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error { return yield(p) }, nil
+		return everyPacket{}, nil
 	}
 	if r.e.Filter == nil {
 		return nil, errors.New("this program cannot filter packets")
 	}
 	return r.e.Filter(r.filter, link)
+}
+
+// everyPacket is no filter.
+type everyPacket struct{}
+
+func (everyPacket) Judge(p *pcapng.Packet, yield func(*pcapng.Packet) error) error { return yield(p) }
+func (everyPacket) Undecided() uint64                                              { return 0 }
+
+// undecided are the fragments of which nobody knows whether they are wanted.
+func (r *fileRun) undecided() uint64 {
+	n := r.waited
+	for _, f := range r.matches {
+		n += f.Undecided()
+	}
+	return n
 }
 
 // packet takes the packets that are wanted now that p has come.
@@ -209,7 +236,7 @@ func (r *fileRun) packet(p *pcapng.Packet) error {
 	if !r.wants(p) {
 		return nil
 	}
-	return r.matches[r.reader.Interfaces()[p.Interface].Link](p, r.take)
+	return r.matches[r.reader.Interfaces()[p.Interface].Link].Judge(p, r.take)
 }
 
 // take prints or copies a packet, until there are enough.
@@ -247,9 +274,10 @@ func (r *fileRun) wants(p *pcapng.Packet) bool {
 // end says how it ended.
 func (r *fileRun) end(ctx context.Context, err error) error {
 	var signal *SignalError
-	if errors.As(context.Cause(ctx), &signal) && signal.Signal == syscall.SIGPIPE {
+	if (errors.As(err, &signal) || errors.As(context.Cause(ctx), &signal)) && signal.Signal == syscall.SIGPIPE {
 		return signal // nobody reads
 	}
+	r.capture.Delivered -= r.copy.unwritten()
 	if r.e.JSON && !r.e.JSONL {
 		err = cmp.Or(err, r.e.printJSON(r.capture))
 	}
@@ -257,34 +285,6 @@ func (r *fileRun) end(ctx context.Context, err error) error {
 		return r.fail(ctx.Err())
 	}
 	return err
-}
-
-// packetCopy writes the packets that are wanted to a file of their own: pcapng, with
-// the interfaces as they were and times in nanoseconds, or with --pcap the older format.
-// A nil one does nothing.
-type packetCopy struct {
-	flags  *fileFlags
-	w      *bufio.Writer
-	closer io.Closer // nil: it is stdout
-	begun  bool      // the file's head is written
-	link   pcapng.LinkType
-	buf    []byte
-}
-
-// openCopy opens the file of -w, if there is one. It must not be the one that is read.
-func (r *fileRun) openCopy(in io.Reader) error {
-	if sameFile(in, r.flags.write) {
-		return &UsageError{Verb: "capture", Why: "-r and -w name the same file"}
-	}
-	file, err := r.flags.open(r.e)
-	if err != nil || file == nil {
-		return err
-	}
-	r.copy = &packetCopy{flags: &r.flags.file, w: bufio.NewWriterSize(file, 1<<16)}
-	if file != r.e.Stdout {
-		r.copy.closer, _ = file.(io.Closer)
-	}
-	return nil
 }
 
 func sameFile(in io.Reader, path string) bool {
@@ -295,67 +295,4 @@ func sameFile(in io.Reader, path string) bool {
 	a, errA := file.Stat()
 	b, errB := os.Stat(path)
 	return errA == nil && errB == nil && a.Mode().IsRegular() && os.SameFile(a, b)
-}
-
-func (c *packetCopy) write(b []byte) error {
-	c.buf = b[:0]
-	_, err := c.w.Write(b)
-	return err
-}
-
-func (c *packetCopy) section(s *pcapng.Section) error {
-	if c == nil || c.flags.pcap {
-		return nil
-	}
-	c.begun = true
-	s.Comment = cmp.Or(c.flags.comment, s.Comment)
-	return c.write(pcapng.AppendSection(c.buf[:0], *s))
-}
-
-func (c *packetCopy) iface(i *pcapng.Interface) error {
-	switch {
-	case c == nil:
-		return nil
-	case c.flags.pcap:
-		return c.pcapHead(i)
-	case !c.begun: // a classic file has no section
-		if err := c.section(&pcapng.Section{UserAppl: "sockd-ctl"}); err != nil {
-			return err
-		}
-	}
-	return c.write(pcapng.AppendInterface(c.buf[:0], *i))
-}
-
-// pcapHead writes the head of a pcap file, which is of one kind of frames.
-func (c *packetCopy) pcapHead(i *pcapng.Interface) error {
-	if c.begun && i.Link != c.link {
-		return fmt.Errorf("--pcap: %s after %s: such a file has one link type", i.Link, c.link)
-	}
-	if c.begun {
-		return nil
-	}
-	c.begun, c.link = true, i.Link
-	return c.write(pcapng.AppendPcapHeader(c.buf[:0], i.Link, cmp.Or(i.Snaplen, maxSnaplen)))
-}
-
-func (c *packetCopy) packet(p *pcapng.Packet) error {
-	switch {
-	case c == nil:
-		return nil
-	case c.flags.pcap:
-		return c.write(pcapng.AppendPcapPacket(c.buf[:0], p))
-	}
-	return c.write(pcapng.AppendPacket(c.buf[:0], p))
-}
-
-// Close writes what is left. The file is complete then.
-func (c *packetCopy) Close() error {
-	if c == nil {
-		return nil
-	}
-	err := c.w.Flush()
-	if c.closer != nil {
-		err = cmp.Or(err, c.closer.Close())
-	}
-	return err
 }

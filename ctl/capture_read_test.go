@@ -44,15 +44,22 @@ func reading(t *testing.T) *shell {
 		if text == "nonsense" {
 			return nil, &families.SyntaxError{What: "filter", Text: text, Why: "is none", Column: 1}
 		}
-		return func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error {
-			if strings.Contains(string(p.Data), text) {
-				return yield(p)
-			}
-			return nil
-		}, nil
+		return containing(text), nil
 	}
 	return sh
 }
+
+// containing is a filter that takes packets with a text in them.
+type containing string
+
+func (c containing) Judge(p *pcapng.Packet, yield func(*pcapng.Packet) error) error {
+	if strings.Contains(string(p.Data), string(c)) {
+		return yield(p)
+	}
+	return nil
+}
+
+func (containing) Undecided() uint64 { return 0 }
 
 // twoInterfaces is a file of three packets of two interfaces, the second of which comes
 // later.
@@ -141,6 +148,36 @@ func TestAFileIsCopied(t *testing.T) {
 	require.Equal(t, 0, r.exit, r.stderr)
 	require.Contains(t, r.stdout, "one in")
 	require.NotContains(t, r.stdout, "three in")
+}
+
+// What a packet's owner and its comment are is in the copy, and in objects.
+func TestOwnersOfAFilesPacketsStay(t *testing.T) {
+	b := pcapng.AppendSection(nil, pcapng.Section{})
+	b = pcapng.AppendInterface(b, pcapng.Interface{Link: pcapng.Ethernet, Name: "eth7"})
+	p := pcapng.Packet{Data: []byte("mine"), Len: 60, PID: 77, Comment: "uid 1000 pid 77 comm nc"}
+	p.Options = p.AppendOptions(nil)
+	b = pcapng.AppendPacket(b, &p)
+	b = pcapng.AppendPacket(b, &pcapng.Packet{Data: []byte("nobody's"), Len: 60})
+	path, to := mustWrite(t, b), filepath.Join(t.TempDir(), "copy")
+	r := reading(t).run("", "capture", "-r", path, "-w", to)
+	require.Equal(t, 0, r.exit, r.stderr)
+	objects := reading(t)
+	objects.env.JSON, objects.env.JSONL = true, true
+	r = objects.run("", "capture", "-r", to)
+	require.Equal(t, 0, r.exit, r.stderr)
+	lines := strings.Split(r.stdout, "\n")
+	require.Contains(t, lines[0], `"pid":77,"comment":"uid 1000 pid 77 comm nc"`)
+	require.NotContains(t, lines[1], `"pid"`)
+	require.NotContains(t, lines[1], `"comment"`)
+	r = reading(t).run("", "capture", "-r", to)
+	require.Equal(t, "mine\nnobody's\n", r.stdout, "lines are tcpdump's")
+}
+
+// A second section has interfaces of its own, whose numbers begin again.
+func TestASectionOfAFileHasItsOwnInterfaces(t *testing.T) {
+	r := reading(t).run("", "capture", "-r", mustWrite(t, append(recording(true), twoInterfaces()...)), "o")
+	require.Equal(t, 0, r.exit, r.stderr)
+	require.Contains(t, r.stdout, "two out\n")
 }
 
 func TestAFileIsCopiedAsPcap(t *testing.T) {

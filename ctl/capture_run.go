@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/sockd/sockd/families/model"
 	"github.com/sockd/sockd/families/packet/pcapng"
@@ -77,6 +78,9 @@ type fileWriter struct{ io.Writer }
 
 func (w fileWriter) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		return n, &SignalError{syscall.SIGPIPE} // as a write to stdout ends this program
+	}
 	if err != nil {
 		return n, fmt.Errorf("write packets: %w", err)
 	}

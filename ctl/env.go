@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"io"
+	"os"
 	"time"
 
 	"github.com/sockd/sockd/families/packet/pcapng"
@@ -17,8 +18,10 @@ type Env struct {
 	// ReaderGone waits until nobody reads stdout any more, and tells so; false when
 	// ctx ends before. nil: nobody can tell.
 	ReaderGone func(ctx context.Context) bool
-	Getenv     func(string) string
-	Getuid     func() int
+	// PipeGone is ReaderGone of a file that is open to write.
+	PipeGone func(ctx context.Context, f *os.File) bool
+	Getenv   func(string) string
+	Getuid   func() int
 
 	// The global flags.
 	Socket   string // --socket
@@ -40,10 +43,14 @@ type Env struct {
 	Version string
 }
 
-// PacketFilter judges packets in their order: it calls yield with those that pass, p itself
-// and before it those that had to wait for it, fragments of the same datagram, which are
-// copies of its own. Errors are yield's.
-type PacketFilter func(p *pcapng.Packet, yield func(*pcapng.Packet) error) error
+// PacketFilter judges packets in their order.
+type PacketFilter interface {
+	// Judge calls yield with the packets that pass: p itself and before it those that had to
+	// wait for it, fragments of the same datagram, which are copies of its own. Errors are yield's.
+	Judge(p *pcapng.Packet, yield func(*pcapng.Packet) error) error
+	// Undecided counts the fragments that waited in vain, those that still wait among them.
+	Undecided() uint64
+}
 
 // CompileOptions is what capture --compile is to print.
 type CompileOptions struct {

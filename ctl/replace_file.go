@@ -102,13 +102,21 @@ func (r *replacement) complete() error {
 		err = r.link()
 	}
 	if err == nil && !r.here {
-		err = os.Rename(r.part, r.path)
+		err = r.rename()
 	}
 	if err != nil {
 		r.discard()
 		return err
 	}
 	return r.Close()
+}
+
+// rename gives the file its place, which may have become a recorder's meanwhile.
+func (r *replacement) rename() error {
+	if files.OfRecorder(r.path) {
+		return ofRecorder(r.path)
+	}
+	return os.Rename(r.part, r.path)
 }
 
 // link gives a file without a name one, under which it can take another one's place.

@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"io"
+	"os"
 	"syscall"
 )
 
@@ -10,14 +11,27 @@ import (
 // stdout has lost its reader. A verb that prints rarely would learn of that only with
 // what it prints next. stop waits for what looks.
 func (e *Env) whileRead(ctx context.Context) (_ context.Context, stop func()) {
-	if e.ReaderGone == nil {
+	return untilGone(ctx, e.ReaderGone)
+}
+
+// whilePipeRead is whileRead of a file; any other writer is never left.
+func (e *Env) whilePipeRead(ctx context.Context, w io.Writer) (_ context.Context, stop func()) {
+	f, ok := w.(*os.File)
+	if !ok || e.PipeGone == nil {
+		return ctx, func() {}
+	}
+	return untilGone(ctx, func(ctx context.Context) bool { return e.PipeGone(ctx, f) })
+}
+
+func untilGone(ctx context.Context, gone func(context.Context) bool) (_ context.Context, stop func()) {
+	if gone == nil {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if e.ReaderGone(ctx) {
+		if gone(ctx) {
 			cancel(&SignalError{syscall.SIGPIPE})
 		}
 	}()

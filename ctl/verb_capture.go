@@ -257,9 +257,9 @@ var _ = register(Verb{
 	Group: GroupFlows,
 	Args:  "SOURCE [FILTER word]...",
 	Short: "capture packets, as lines of text or to a pcapng file",
-	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7), with words of sockd's own: "and fragments" takes the other fragments of the datagrams whose first it takes, and uid N, pid N, comm NAME and unit NAME ask for the local process that sent a packet, or received it. What is known of that is written with the packets. With -i there is no SOURCE word.
+	Long: `Captures packets of SOURCE: an interface, or any for all of them. All words after it are the filter, in the language of pcap-filter(7), with words of sockd's own: "and fragments" takes the other fragments of the datagrams whose first it takes, and uid N, pid N, comm NAME and unit NAME ask for the local process that sent a packet, or received it. What is known of that is written with the packets: the process in the option made for it, the rest in the comment. What is not known is no match and never guessed: of a socket that is closed already, of a later fragment, of another network namespace, and, where sockd may not look into other users' processes, as under its systemd unit, pid and comm; unit comes from the socket's cgroup there. Of a socket that sockd holds for a caller the uid is the caller's; the connections of relays are sockd's own. With -i there is no SOURCE word.
 
-Packets are printed as tcpdump -n prints them, or with -w written as pcapng. Where several interfaces may deliver, each line begins with the interface and the way, as of tcpdump -i any: In, Out, B for broadcast, M for multicast, P for another host. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, data (base64), and layers, what its headers say; sockd-ctl(1) names their members. With --json no packet is printed, and at the end the capture as one object.
+Packets are printed as tcpdump -n prints them, or with -w written as pcapng. Where several interfaces may deliver, each line begins with the interface and the way, as of tcpdump -i any: In, Out, B for broadcast, M for multicast, P for another host. With --jsonl each packet is an object: time, interface, direction, length (on the wire), captured, src, dst, pid and comment (where the packet has them), data (base64), and layers, what its headers say; sockd-ctl(1) names their members. With --json no packet is printed, and at the end the capture as one object.
 
 --compile, or -d, prints the program that the filter compiles to, and asks no daemon: as tcpdump -d prints it, -dd as C and -ddd as numbers, for Ethernet or the link type of -y. It is the exact program; the kernel gets one that lets more through where it cannot know.
 
@@ -267,9 +267,9 @@ Packets are printed as tcpdump -n prints them, or with -w written as pcapng. Whe
 
 The daemon writes the files of -w itself, into descriptors that this command opens with its caller's rights. With -C, -G or --max-bytes there are several: no file is ever longer than -C, none has a part of a packet, and -G begins a new one at each multiple of so many seconds since midnight, by this host's clock on the wall; an interval without packets makes no file. They are named after FILE: its last element takes the conversions of strftime(3) for the time that a file begins (that of its interval, with -G), %% for a per cent sign; without any, a counter stands before the suffix: cap.pcapng gives cap_00001.pcapng. A name that would come twice gets a counter, too. With -C or --max-bytes, -W is how many files stay, and the counter begins anew after as many; with -G alone the capture ends after so many. --max-bytes bounds the files that are there and the two that are open; the oldest goes first. Only files of this capture are deleted.
 
-One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, told before the next packet and in the statistics at its end, for which there is always room, and the exit code is 8 (ENOSPC). A file for which there is not even room to begin is deleted. What has the name of a file is replaced, as by tcpdump, but never a file of a recorder's: FILE is refused (exit 7), another name passed over. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
+One of several files is written as .NAME.N.part beside the others, put on the disk and given its name when it is complete. When this command is killed the daemon completes the file that it is writing, under that name. A file that cannot be written (a full disk) ends with its last whole packet, and is gone on with when it can be; what is lost meanwhile is counted, told before the next packet and in the statistics at its end, for which there is always room, and the exit code is 8 (ENOSPC). A file for which there is not even room to begin is deleted. A copy that -r makes ends with its last whole packet there, with the same exit code. What has the name of a file is replaced, as by tcpdump, but never a file of a recorder's: FILE is refused (exit 7), also through a link, another name passed over. When a file cannot be named or deleted this is said, the capture goes on, and the exit code is 1.
 
-Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. A second Ctrl-C within two seconds changes nothing, a later one ends the command without a summary. So it is after --timeout, which is exit 6. When an interface is deleted the capture waits for the next one of that name; a line on stderr says that it is gone, and that it is there, but with -q. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
+Ctrl-C is the normal end, as are -c and --duration: the file is complete, a summary goes to stderr. A second Ctrl-C within two seconds changes nothing, a later one ends the command without a summary. So it is after --timeout, which is exit 6. When an interface is deleted the capture waits for the next one of that name; a line on stderr says that it is gone, and that it is there, but with -q. One that gets another name is gone, too, and captured on all the same, though not with --netns. A FIFO as FILE is waited for until somebody reads it, and ends the capture when nobody does any more, as does -w -. A short flag means what tcpdump(8) means by it; others of its flags are refused.`,
 	Examples: []string{
 		"sockd-ctl capture eth0                          # lines of text, until Ctrl-C",
 		"sockd-ctl capture eth0 tcp port 80 and host 10.0.0.1",
@@ -423,18 +423,23 @@ func startCapture(ctx context.Context, e *Env, f *captureFlags, in captureIn) er
 		return err
 	}
 	defer outcome.Close()
-	file, err := f.open(e)
+	file, err := f.open(ctx, e)
 	if err != nil {
 		return err
 	}
 	run := &captureRun{e: e, flags: f, capture: out.Capture, file: file}
-	err = run.receive(ctx, conn, c, outcome)
+	read, stop := ctx, func() {}
+	if file != nil && file != e.Stdout {
+		read, stop = e.whilePipeRead(ctx, file)
+	}
+	err = run.receive(read, conn, c, outcome)
+	stop()
 	if file != nil && file != e.Stdout {
 		if closeErr := file.(io.Closer).Close(); err == nil && closeErr != nil {
 			err = closeErr
 		}
 	}
-	return run.conclude(ctx, err)
+	return run.conclude(read, err)
 }
 
 // receive is copy, until the daemon has told how it ended; what it tells meanwhile is said.
@@ -454,7 +459,7 @@ func (r *captureRun) receive(ctx context.Context, conn *net.UnixConn, c *Client,
 // conclude sums up a capture that has ended with err, and returns what the verb ends with.
 func (r *captureRun) conclude(ctx context.Context, err error) error {
 	var signal *SignalError
-	if errors.As(context.Cause(ctx), &signal) && signal.Signal == syscall.SIGPIPE {
+	if (errors.As(err, &signal) || errors.As(context.Cause(ctx), &signal)) && signal.Signal == syscall.SIGPIPE {
 		return signal // nobody reads, so there is nothing to sum up
 	}
 	r.summary()
@@ -477,15 +482,21 @@ func (f *captureFlags) noter(e *Env) func(note string) {
 }
 
 // open opens the file of -w; nil when there is none. An older file is
-// overwritten, as by tcpdump.
-func (f *captureFlags) open(e *Env) (io.Writer, error) {
+// overwritten, as by tcpdump. A FIFO's reader is waited for until ctx ends.
+func (f *captureFlags) open(ctx context.Context, e *Env) (io.Writer, error) {
 	switch f.write {
 	case "":
 		return nil, nil
 	case "-":
 		return e.Stdout, nil
 	}
-	file, err := createFile(f.write)
+	var file *os.File
+	var err error
+	if isOther(f.write) {
+		file, err = openOther(ctx, f.write)
+	} else {
+		file, err = createFile(f.write)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}

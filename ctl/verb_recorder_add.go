@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/filter/syntax"
 )
 
 type recorderAddIn struct {
@@ -257,24 +257,8 @@ func (f *recorderFlags) check() error {
 	return nil
 }
 
-// filterWords are those that a filter can begin with, see pcap-filter(7).
-var filterWords = strings.Fields(`ah arp atalk aarp broadcast decnet dst esp ether fddi gateway geneve greater host icmp
-	icmp6 igmp igrp inbound ip ip6 ipx iso less link lat len llc moprc mopdl mpls multicast net netbeui not or outbound pim
-	port portrange ppp pppoed pppoes proto protochain radio ra rarp sca sctp src stp tcp tr type udp vlan vrrp wlan`)
-
-// A filter may also begin with a sign or a number.
-var filterSign = regexp.MustCompile(`^[^A-Za-z_*?]|[ \[<>=()&|]`)
-
-// beginsFilter tells whether a word is the beginning of a filter rather than SOURCE.
+// beginsFilter tells whether a word is the beginning of a filter rather than NAME or SOURCE. What has a
+// space or a comparison in it is no interface either.
 func beginsFilter(word string) bool {
-	if slices.Contains(filterWords, word) {
-		return true
-	}
-	return filterSign.MatchString(word) && !isPattern(word)
-}
-
-// isPattern: a [ after a name is a pattern's, after a protocol a filter's: eth[01], tcp[13].
-func isPattern(word string) bool {
-	name, _, found := strings.Cut(word, "[")
-	return found && !slices.Contains(filterWords, name) && !strings.ContainsAny(word, " <>=()&|")
+	return syntax.BeginsFilter(word) || strings.ContainsAny(word, " <>=()&|")
 }

@@ -214,7 +214,7 @@ func (f *dumpFlags) run(ctx context.Context, e *Env, in recorderStreamIn) error 
 
 // toOther dumps to what is there and no regular file: a device, a FIFO.
 func (f *dumpFlags) toOther(ctx context.Context, e *Env, in recorderStreamIn) error {
-	file, err := os.OpenFile(f.write, os.O_WRONLY, 0)
+	file, err := openOther(ctx, f.write)
 	if err != nil {
 		return fmt.Errorf("recorder dump: %w", err)
 	}

@@ -40,6 +40,17 @@ func TestWhatIsNameSourceAndFilter(t *testing.T) {
 		"-i ip udp port 53":                {"", "ip", "udp port 53"},
 		"-i eth0":                          {"", "eth0", ""},
 		"black eth0 host 10.0.0.1 or vlan": {"black", "eth0", "host 10.0.0.1 or vlan"},
+		"eth0 fragments and udp":           {"", "eth0", "fragments and udp"},
+		"eth0 vxlan 7":                     {"", "eth0", "vxlan 7"},
+		"eth0 uid 0":                       {"", "eth0", "uid 0"},
+		"eth0 comm nginx":                  {"", "eth0", "comm nginx"},
+		"eth0 carp":                        {"", "eth0", "carp"},
+		"eth0 ip6[0]=1":                    {"", "eth0", "ip6[0]=1"},
+		"eth0 len>5":                       {"", "eth0", "len>5"},
+		"black vlan*":                      {"black", "vlan*", ""},
+		"black ppp[0-9] udp":               {"black", "ppp[0-9]", "udp"},
+		"black 6to4":                       {"black", "6to4", ""},
+		"-i eth0 unit ssh.service":         {"", "eth0", "unit ssh.service"},
 	} {
 		fs := flag.NewFlagSet("recorder add", flag.ContinueOnError)
 		f := newRecorderFlags(fs)

@@ -3,6 +3,7 @@ package families
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 var (
@@ -51,10 +52,38 @@ type SyntaxError struct {
 }
 
 func (e *SyntaxError) Error() string {
+	text := Quote(excerpt(e.Text, e.Column))
 	if e.Column > 0 {
-		return fmt.Sprintf("%s %s: column %d: %s", e.What, Quote(e.Text), e.Column, e.Why)
+		return fmt.Sprintf("%s %s: column %d: %s", e.What, text, e.Column, e.Why)
 	}
-	return fmt.Sprintf("%s %s: %s", e.What, Quote(e.Text), e.Why)
+	return fmt.Sprintf("%s %s: %s", e.What, text, e.Why)
+}
+
+// maxShown is how many bytes of a text stand in a line about it: a filter may have 64 KiB, and
+// nobody would find the column in them.
+const maxShown = 200
+
+// excerpt is a text that is not too long, or what is around the column, with … for what is missing.
+func excerpt(text string, column int) string {
+	if len(text) <= maxShown {
+		return text
+	}
+	from := min(max(column-1-maxShown/2, 0), len(text)-maxShown)
+	to := from + maxShown
+	for n := 1; n < utf8.UTFMax && from > 0 && !utf8.RuneStart(text[from]); n++ {
+		from++
+	}
+	for n := 1; n < utf8.UTFMax && to < len(text) && !utf8.RuneStart(text[to]); n++ {
+		to--
+	}
+	shown := text[from:to]
+	if from > 0 {
+		shown = "…" + shown
+	}
+	if to < len(text) {
+		shown += "…"
+	}
+	return shown
 }
 
 func (e *SyntaxError) Unwrap() error { return ErrSyntax }

@@ -3,6 +3,7 @@ package families_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -401,6 +402,35 @@ func TestErrorsSayWhatWasTriedOnWhatAndWhy(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 	require.EqualError(t, &families.OpError{Op: "accept", Family: "local", Err: syscall.EMFILE}, "accept local: too many open files")
 	require.EqualError(t, &families.SyntaxError{What: "filter", Text: "x y", Column: 3, Why: "unknown word"}, `filter "x y": column 3: unknown word`)
+}
+
+func TestAnErrorAboutALongTextShowsWhatIsAroundTheColumn(t *testing.T) {
+	long := strings.Repeat("a", 300) + "HERE" + strings.Repeat("é", 300)
+	for name, tc := range map[string]struct {
+		text   string
+		column int
+		want   string
+	}{
+		"all of 200 bytes":  {long[:200], 1, long[:200]},
+		"the beginning":     {long, 1, long[:200] + "…"},
+		"the middle":        {long, 301, "…" + strings.Repeat("a", 100) + "HERE" + strings.Repeat("é", 48) + "…"},
+		"whole characters":  {long, 302, "…" + strings.Repeat("a", 99) + "HERE" + strings.Repeat("é", 48) + "…"},
+		"the end":           {long, len(long) + 1, "…" + strings.Repeat("é", 100)},
+		"none but the text": {long, 0, long[:200] + "…"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := fmt.Sprintf(`filter "%s": column %d: no`, tc.want, tc.column)
+			if tc.column == 0 {
+				want = fmt.Sprintf(`filter "%s": no`, tc.want)
+			}
+			require.EqualError(t, &families.SyntaxError{What: "filter", Text: tc.text, Column: tc.column, Why: "no"}, want)
+		})
+	}
+	for _, text := range []string{strings.Repeat("\x80", 500), strings.Repeat("é", 500)} {
+		for column := range len(text) + 2 {
+			require.Less(t, len((&families.SyntaxError{Text: text, Column: column}).Error()), 1000)
+		}
+	}
 }
 
 func TestNamesAreKeys(t *testing.T) {

@@ -236,6 +236,39 @@ func TestACaptureRunsInsideTheUnit(t *testing.T) {
 	require.Equal(t, 3, strings.Count(lines.String(), "127.0.0.1.4711"), lines.String())
 }
 
+// TestACaptureKnowsTheUnitOfAPacket has the hardened service, which may not look into the processes
+// of others, find whose socket it is by the socket's cgroup.
+func TestACaptureKnowsTheUnitOfAPacket(t *testing.T) {
+	m := mustBootSockd(t)
+	for _, unit := range []string{"talker", "other"} {
+		m.WriteFile("/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/bash -c 'exec 3<>/dev/udp/127.0.0.1/4711; while :; do echo "+unit+" >&3; sleep 0.02; done 2>/dev/null'\n")
+	}
+	m.Run("systemctl", "daemon-reload")
+	m.Run("systemctl", "start", "talker.service", "other.service")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	lines, err := m.Command(ctx, "sockd-ctl", "capture", "lo", "-c", "5", "--jsonl", "unit", "talker.service", "and", "udp", "port", "4711").Output()
+	require.NoError(t, err)
+	words := 0
+	for line := range strings.Lines(string(lines)) {
+		var packet struct {
+			Comment string
+			PID     int
+			Data    []byte
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &packet), line)
+		require.Equal(t, "uid 0 unit talker.service", packet.Comment)
+		require.Zero(t, packet.PID, "ProtectProc=invisible: it is not known, and not guessed")
+		require.Contains(t, string(packet.Data), "talker")
+		words++
+	}
+	require.Equal(t, 5, words)
+	pid := fmt.Sprint(m.MainPID("talker.service"))
+	none, err := m.Command(ctx, "sockd-ctl", "capture", "lo", "--duration", "500ms", "pid", pid, "and", "udp", "port", "4711").Output()
+	require.NoError(t, err)
+	require.Empty(t, none)
+}
+
 func TestOnlyRootMayCallUntilGrantsExist(t *testing.T) {
 	m := mustBootSockd(t)
 	out, err := m.Try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sockd-ctl", "ls")

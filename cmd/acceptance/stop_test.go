@@ -74,11 +74,13 @@ func TestCallersWhoStandStillDoNotHoldTheEnd(t *testing.T) {
 		"a watcher": func(s *sockd, b *familytest.NS) {
 			s.stalled("watch")
 		},
-		"half a message":  func(s *sockd, _ *familytest.NS) { s.says(`{"method":"io.sockd.Manager.List","param`) },
-		"nothing at all":  func(s *sockd, _ *familytest.NS) { s.says("") },
-		"unread answers":  func(s *sockd, _ *familytest.NS) { s.asks(`{"method":"org.varlink.service.GetInfo"}` + "\x00") },
-		"a slow injector": func(s *sockd, _ *familytest.NS) { s.stalled("inject", "va", "00", "--loop", "0", "--pps", "10") },
-		"a session":       func(s *sockd, _ *familytest.NS) { s.stalledSession() },
+		"half a message": func(s *sockd, _ *familytest.NS) { s.says(`{"method":"io.sockd.Manager.List","param`) },
+		"nothing at all": func(s *sockd, _ *familytest.NS) { s.says("") },
+		"unread answers": func(s *sockd, _ *familytest.NS) { s.asks(`{"method":"org.varlink.service.GetInfo"}` + "\x00") },
+		"a slow injector": func(s *sockd, _ *familytest.NS) {
+			s.stalled("inject", "va", strings.Repeat("0", 60), "--loop", "0", "--pps", "10")
+		},
+		"a session": func(s *sockd, _ *familytest.NS) { s.stalledSession() },
 		"several at once": func(s *sockd, b *familytest.NS) {
 			s.stalled("capture", "va", "-w", "-", "--queue", "256k")
 			s.stalled("capture", "va", "-w", filepath.Join(s.dir, "cap.pcapng"), "-C", "4k", "--queue", "64k")

@@ -186,7 +186,8 @@ arg {number=3}{call=--promiscuous}{display=Promiscuous}{type=boolean}{default=tr
 // checkFilter writes what is wrong with a filter, on stdout, where Wireshark looks for
 // it; nothing when it is right.
 func (c *extcapCall) checkFilter(ctx context.Context, e *ctl.Env) error {
-	if _, err := compileFilter(filter.Options{}, c.filter, filter.LinkType(c.link(ctx, e).link)); err != nil {
+	const anyMask = 0xffffff00 // the daemon knows that of the interface
+	if _, err := compileFilter(filter.Options{Netmask: anyMask}, c.filter, filter.LinkType(c.link(ctx, e).link)); err != nil {
 		_, err = fmt.Fprintln(e.Stdout, err)
 		return err
 	}

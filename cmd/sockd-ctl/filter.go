@@ -18,41 +18,46 @@ func compileFilter(o filter.Options, text string, link filter.LinkType) (*filter
 	p, err := o.Compile(text, link)
 	var wrong *filter.Error
 	if errors.As(err, &wrong) {
-		return nil, wrongFilter(text, wrong.Column, wrong.Why, wrong.Expected)
+		return nil, &families.SyntaxError{What: "filter", Text: text, Column: wrong.Column, Why: wrong.Why, Hint: wrong.Hint()}
 	}
 	return p, err
 }
 
-func wrongFilter(text string, column int, why, hint string) error {
-	return &families.SyntaxError{What: "filter", Text: text, Column: column, Why: why, Hint: hint}
-}
-
 // packetFilter is ctl.Env.Filter.
 func packetFilter(text string, link pcapng.LinkType) (ctl.PacketFilter, error) {
-	p, err := compileFilter(filter.Options{}, text, filter.LinkType(link))
+	p, err := compileFilter(filter.Options{Stored: true}, text, filter.LinkType(link))
 	if err != nil {
 		return nil, err
 	}
-	if words := p.Owners(); len(words) > 0 {
-		return nil, wrongFilter(text, words[0].Column(), "whose packets are is known while they are captured alone", "")
-	}
-	ifaces := map[uint32]*filter.Follower[*pcapng.Packet]{}
-	return func(k *pcapng.Packet, yield func(*pcapng.Packet) error) error {
-		f := ifaces[k.Interface]
-		if f == nil {
-			f = filter.NewFollower[*pcapng.Packet](p, filter.FollowLimits{})
-			ifaces[k.Interface] = f
-		}
-		return judge(f, k, yield)
-	}, nil
+	return &fileFilter{program: p, ifaces: map[uint32]*filter.Follower[*pcapng.Packet]{}}, nil
 }
 
-// judge yields a packet that passes, and before it those that waited for it.
-func judge(f *filter.Follower[*pcapng.Packet], p *pcapng.Packet, yield func(*pcapng.Packet) error) error {
+// fileFilter is a ctl.PacketFilter.
+type fileFilter struct {
+	program *filter.Program
+	ifaces  map[uint32]*filter.Follower[*pcapng.Packet]
+}
+
+// Undecided counts.
+func (f *fileFilter) Undecided() (n uint64) {
+	for _, i := range f.ifaces {
+		s := i.Stats()
+		n += s.Lost + uint64(s.Waiting)
+	}
+	return n
+}
+
+// Judge yields a packet that passes, and before it those that waited for it.
+func (f *fileFilter) Judge(p *pcapng.Packet, yield func(*pcapng.Packet) error) error {
+	i := f.ifaces[p.Interface]
+	if i == nil {
+		i = filter.NewFollower[*pcapng.Packet](f.program, filter.FollowLimits{})
+		f.ifaces[p.Interface] = i
+	}
 	asked := filter.Packet{Data: p.Data, Length: p.Len, Direction: filter.Direction(p.Direction)}
-	switch f.Judge(&asked, p.Time) {
+	switch i.Judge(&asked, p.Time) {
 	case filter.Take:
-		for _, held := range f.Released() {
+		for _, held := range i.Released() {
 			if err := yield(held); err != nil {
 				return err
 			}
@@ -61,7 +66,7 @@ func judge(f *filter.Follower[*pcapng.Packet], p *pcapng.Packet, yield func(*pca
 	case filter.Hold:
 		held := *p // the reader uses its memory again
 		held.Data = slices.Clone(p.Data)
-		f.Keep(&held)
+		i.Keep(&held)
 	}
 	return nil
 }

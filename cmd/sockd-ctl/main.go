@@ -74,6 +74,7 @@ func newEnv() *ctl.Env {
 		StdoutTerminal: isTerminal(os.Stdout),
 		StderrTerminal: isTerminal(os.Stderr),
 		ReaderGone:     func(ctx context.Context) bool { return readerGone(ctx, os.Stdout) },
+		PipeGone:       readerGone,
 		Getenv:         os.Getenv,
 		Getuid:         os.Getuid,
 		Packets:        newPacketPrinter,

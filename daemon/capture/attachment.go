@@ -68,15 +68,15 @@ func (a *attachment) take(b *ring.Block, drops uint64) {
 
 // takeFrames stores frame by frame; sub.mu is held.
 func (a *attachment) takeFrames(b *ring.Block) {
-	s, took := a.sub, false
+	s := a.sub
+	before := s.received
 	for it := b.Frames(); it.Next() && !s.full; {
 		f := &it.Frame
 		if st := a.wants(f); st != nil {
 			s.keep(st, f)
-			took = true
 		}
 	}
-	if took {
+	if s.received != before { // also when fragments that were held had no need of the last one
 		s.store.flush()
 	}
 }

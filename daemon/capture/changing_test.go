@@ -88,6 +88,64 @@ func TestAnInterfaceThatIsDeletedAndMadeAgainIsCapturedOn(t *testing.T) {
 	require.Equal(t, []string{"v1 is gone", "v1 is there"}, told)
 }
 
+// Nothing told of an interface that had got another name, nor of the one that had its name then.
+func TestAnInterfaceThatIsRenamedIsGone(t *testing.T) {
+	for _, where := range []string{"here", "elsewhere"} {
+		t.Run(where, func(t *testing.T) {
+			n := newNet(t)
+			spec := model.CaptureSpec{Source: "v1", Filter: ours}
+			if where == "elsewhere" {
+				spec.Elsewhere = n.namespace(n.b)
+			}
+			r := n.start(spec)
+			told := notesOf(r.sub)
+			want := []string{}
+			tells := func(note string) {
+				t.Helper()
+				want = append(want, note)
+				familytest.Eventually(t, "it does not tell: "+note, func() bool { return len(told.all()) >= len(want) })
+				require.Equal(t, want, told.all())
+			}
+			n.ip(n.b, "link set v1 down")
+			n.ip(n.b, "link set v1 name lan1")
+			tells("v1 is gone: it is lan1 now")
+			n.ip(n.b, "link set lan1 name v1")
+			tells("v1 is there")
+			n.ip(n.b, "link set v1 name lan1")
+			tells("v1 is gone: it is lan1 now")
+			familytest.Veth(t, n.a, "w0", "10.8.0.1/24", n.b, "v1", "10.8.0.2/24")
+			tells("v1 is there")
+			n.ip(n.b, "link del lan1")
+			_, err := families.SendAll(t.Context(), n.sender(n.a, "w0"), &families.Msg{Data: frame(7, 60)})
+			require.NoError(t, err)
+			r.received(1)
+			n.ip(n.a, "link del w0")
+			tells("v1 is gone")
+			require.Equal(t, []uint32{7}, seqs(r.finish().packets))
+		})
+	}
+}
+
+// In another namespace it was waited for in silence.
+func TestAnInterfaceThatIsNotInAnotherNamespaceIsAnError(t *testing.T) {
+	n := newNet(t)
+	for _, source := range []string{"nosuch", "v0,nosuch"} {
+		_, err := n.hub.Subscribe(model.CaptureSpec{Source: source, Elsewhere: n.namespace(n.a)})
+		require.ErrorIs(t, err, syscall.ENODEV)
+		require.ErrorContains(t, err, "nosuch")
+	}
+	require.Empty(t, n.hub.spaces, "and nothing is left open")
+	r := n.start(model.CaptureSpec{Source: "w0", Filter: ours, Wait: true, Elsewhere: n.namespace(n.a)})
+	told := notesOf(r.sub)
+	familytest.Veth(t, n.a, "w0", "10.8.0.1/24", n.b, "w1", "10.8.0.2/24")
+	familytest.Eventually(t, "it has not come", func() bool { return len(told.all()) > 0 })
+	require.Equal(t, []string{"w0 is there"}, told.all())
+	_, err := families.SendAll(t.Context(), n.sender(n.a, "w0"), &families.Msg{Data: frame(7, 60)})
+	require.NoError(t, err)
+	r.received(1)
+	require.Equal(t, []uint32{7}, seqs(r.finish().packets))
+}
+
 func names(ifaces []pcapng.Interface) (out []string) {
 	for _, i := range ifaces {
 		out = append(out, i.Name)
@@ -291,20 +349,24 @@ func TestAFanoutLosesNothing(t *testing.T) {
 	require.Len(t, second.finish().packets, flows*each)
 }
 
+// namespace has the sockets that a caller opens in one.
+func (n *net2) namespace(in *familytest.NS) *model.Namespace {
+	n.Helper()
+	ns := &model.Namespace{Name: "another"}
+	in.Do(func() {
+		var err error
+		ns.PacketFD, err = syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+		require.NoError(n, err)
+		ns.RouteFD, err = syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, syscall.NETLINK_ROUTE)
+		require.NoError(n, err)
+	})
+	return ns
+}
+
 // Another network namespace is the caller's to enter: two sockets are passed.
 func TestAnotherNetworkNamespace(t *testing.T) {
 	n := newNet(t)
-	elsewhere := func() *model.Namespace {
-		ns := &model.Namespace{Name: "a"}
-		n.a.Do(func() {
-			var err error
-			ns.PacketFD, err = syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-			require.NoError(t, err)
-			ns.RouteFD, err = syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, syscall.NETLINK_ROUTE)
-			require.NoError(t, err)
-		})
-		return ns
-	}
+	elsewhere := func() *model.Namespace { return n.namespace(n.a) }
 	one := n.start(model.CaptureSpec{Source: "v0", Filter: ours, Elsewhere: elsewhere()})
 	two := n.start(model.CaptureSpec{Source: "any", Filter: ours, Elsewhere: elsewhere()})
 	require.Zero(t, n.sockets(n.b))

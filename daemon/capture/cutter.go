@@ -57,7 +57,8 @@ type cutter struct {
 	buf    []byte
 	kept   int64  // packets that were written, since the caller looked last
 	beyond int64  // packets from after the capture's end, as long
-	untold uint64 // lost before packets that were lost themselves
+	lost   int64  // packets that were to be in files, as long; the next packet tells of them
+	untold uint64 // lost before the next packet, beside what it tells itself
 	page   []byte // for Rewrite
 	copied []byte // of a ring's block
 }
@@ -133,6 +134,9 @@ func (c *cutter) only() bool { return c.size == 0 && c.clock.Every == 0 }
 // packet takes one packet, which begins at a place in its chunk.
 func (c *cutter) packet(b pcapng.Encoded, at int) {
 	id := b.Interface()
+	if c.until != at || c.untold > 0 {
+		c.flush() // what it loses this packet must tell
+	}
 	if !c.place(b.Time(), id, c.cost(b)) {
 		c.leave(b, id)
 		return
@@ -146,12 +150,10 @@ func (c *cutter) packet(b pcapng.Encoded, at int) {
 		c.buf = pcapng.AppendPcapPacket(c.buf, &p)
 		c.run, c.until = c.buf, -1
 	case c.untold > 0:
-		c.flush()
 		c.buf = b.AppendDropped(c.buf[:0], c.untold)
 		c.run, c.until, c.untold = c.buf, -1, 0
 	default:
 		if c.until != at {
-			c.flush()
 			c.from = at
 		}
 		c.until = at + len(b)
@@ -160,20 +162,23 @@ func (c *cutter) packet(b pcapng.Encoded, at int) {
 	c.count++
 }
 
-// cost is how long a packet will be in the file.
+// cost is how long a packet will be in the file, but for what it tells of others.
 func (c *cutter) cost(b pcapng.Encoded) int64 {
-	switch {
-	case c.classic:
+	if c.classic {
 		return int64(pcapng.PcapPacketLen(b.Kept()))
-	case c.untold > 0:
-		return int64(len(b)) + int64(pcapng.PacketLen(0, true)-pcapng.PacketLen(0, false))
 	}
 	return int64(len(b))
 }
 
+// droppedCost is how much longer a packet is that tells of what was lost before it.
+var droppedCost = int64(pcapng.PacketLen(0, true) - pcapng.PacketLen(0, false))
+
 // place sees to it that there is a file for a packet of a time, an interface and a
 // length, which knows the interface. It is false when there is none.
 func (c *cutter) place(t int64, id uint32, cost int64) bool {
+	if f := c.file; f != nil && !f.knows(id) {
+		c.flush() // before declare does: what it loses makes the packet longer
+	}
 	if f := c.file; f != nil && (t >= f.ends || !c.fits(id, cost) && f.packets+c.count > 0) {
 		reason := "size"
 		if t >= f.ends {
@@ -197,6 +202,9 @@ func (c *cutter) fits(id uint32, cost int64) bool {
 		return true
 	}
 	f := c.file
+	if c.untold > 0 && !c.classic {
+		cost += droppedCost
+	}
 	if !c.classic && !f.knows(id) {
 		cost += int64(len(c.ifaces[id].description)) + maxStats
 	}
@@ -251,9 +259,7 @@ func (c *cutter) declare(id uint32) bool {
 }
 
 // leave counts a packet that is in no file. One from after the end of a capture that has
-// all its files is no part of it; any other is lost. What was lost before it is told by
-// the next that is in a file; of the packet itself the subscription tells, whose count it
-// is in.
+// all its files is no part of it; any other is lost.
 func (c *cutter) leave(b pcapng.Encoded, id uint32) {
 	if c.most > 0 && c.made == c.most && c.file == nil && b.Time() >= c.finis {
 		c.ifaces[id].beyond++
@@ -261,9 +267,18 @@ func (c *cutter) leave(b pcapng.Encoded, id uint32) {
 		return
 	}
 	c.ifaces[id].lost++
-	c.untold += b.Dropped()
+	c.miss(b)
 	if c.file != nil {
 		c.file.lost++
+	}
+}
+
+// miss has the next packet that is in a file tell of one that is not, and of what was lost
+// before that.
+func (c *cutter) miss(b pcapng.Encoded) {
+	c.lost++
+	if !c.classic { // there nobody can tell
+		c.untold += 1 + b.Dropped()
 	}
 }
 
@@ -288,13 +303,13 @@ func (c *cutter) flush() {
 
 // unwritten takes back what packet has counted.
 func (c *cutter) unwritten(b pcapng.Encoded) {
+	c.miss(b)
 	if c.classic {
 		return // it has no statistics
 	}
 	i := c.ifaces[c.file.order[b.Interface()]]
 	i.delivered--
 	i.lost++
-	c.untold += b.Dropped()
 }
 
 // records counts the packets of a run, and shows each to f.
@@ -405,6 +420,7 @@ func (c *cutter) direct(b *ring.Block, id uint32, dropped uint64, first, last in
 	s := c.stats(id, local == 0)
 	s.Interface, s.Time, s.End = local, last, last
 	s.Delivered = uint64(c.ifaces[id].delivered)
+	s.OSDrop += uint64(c.ifaces[id].lost)
 	if !b.Rewritable() || !f.align(c, &s) {
 		return false
 	}

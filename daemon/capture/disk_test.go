@@ -15,6 +15,7 @@ import (
 
 	"github.com/sockd/sockd/families/familytest"
 	"github.com/sockd/sockd/families/model"
+	"github.com/sockd/sockd/families/packet/files"
 	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
@@ -66,6 +67,27 @@ func TestARecorderToDiskIsDumpedLikeOneInMemory(t *testing.T) {
 	for _, name := range n.names(dir) {
 		require.Regexp(t, `^cap_0000[1-9]\.pcapng$`, name, "all are complete")
 	}
+}
+
+// Without a packet yet its file bears no signature, and a capture took it for anybody's.
+func TestTheFileThatARecorderWritesIsKnownToBeItsOwn(t *testing.T) {
+	n := newNet(t)
+	dir := t.TempDir()
+	rec, _ := n.record(toDisk(dir, 0))
+	list := n.names(dir)
+	require.Len(t, list, 1)
+	part := filepath.Join(dir, list[0])
+	info, err := os.Stat(part)
+	require.NoError(t, err)
+	require.Zero(t, info.Size())
+	require.True(t, files.OfRecorder(part))
+	n.sendFrames(1, 60)
+	familytest.Eventually(t, "the packet is written", func() bool {
+		info, err := os.Stat(part)
+		return err == nil && info.Size() > 0
+	})
+	require.True(t, files.OfRecorder(part))
+	require.NoError(t, rec.Close())
 }
 
 func TestARecorderToDiskKeepsWithinItsBounds(t *testing.T) {

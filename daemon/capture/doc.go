@@ -29,6 +29,17 @@
 // replaced is in the union beside the new one until the moment from which the new one
 // counts, so that no packet is missed; packets are judged by their time.
 //
+// A filter with the word fragments has a filter.Follower for each interface. A fragment that
+// comes before the first of its datagram is copied and held, within the follower's bounds, and stored
+// right before that one; until then it is in no count. What was never decided is told at the
+// end. The kernel lets all fragments through for such a filter.
+//
+// A filter that asks whose packets are has labels: a finder (families/packet/owner), which asks the
+// kernel, /proc, and the daemon for sockets that it holds for callers (Hub.Broker). It is the filter's
+// and lives as long as packets are judged by it, so that those from before a change are not
+// nobody's. What it finds is written with the packet. Packets that are kept have nobody to ask: a dump
+// and a trigger refuse such words.
+//
 // # Loss
 //
 // The reader of a ring never waits for a subscription: what does not fit a queue
@@ -57,7 +68,8 @@
 // the socket and its memory are gone. So it is with a space and its follower.
 //
 // Lock order: Subscription.tie, tap.tune, then Subscription.mu, space.mu or Hub.mu,
-// never two of the latter at once. Readers of rings hold Subscription.mu alone, and no
-// lock across a system call but for the mmap(2) and munmap(2) of a history's segment.
+// never two of the latter at once. Readers of rings hold Subscription.mu alone (and what Hub.Broker's
+// function locks), and no lock across a system call but for the mmap(2) and munmap(2) of a history's
+// segment, and a finder's questions, for which it has a tenth of the time.
 // history.mu and disk.mu come after Subscription.mu, and disk.turn before it.
 package capture

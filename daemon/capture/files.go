@@ -206,7 +206,7 @@ func (w *fileWriter) flush() {
 	held := w.held
 	w.held, w.spare = w.spare[:0], nil
 	s.mu.Unlock()
-	w.cut.kept = 0
+	w.cut.kept, w.cut.lost = 0, 0
 	frames, at := sum.packets, 0
 	for i := range held {
 		h := &held[i]
@@ -224,6 +224,8 @@ func (w *fileWriter) flush() {
 	s.mu.Lock()
 	s.delivered += w.cut.kept
 	s.subscriber += frames - w.cut.kept - w.cut.beyond
+	s.told += uint64(w.cut.lost) // by the files: nobody else need
+	w.cut.lost = 0
 	w.uncountLocked()
 	w.spare = held
 	s.mu.Unlock()
@@ -268,7 +270,8 @@ func (w *fileWriter) takeBlock(b *ring.Block, iface uint32, dropped uint64) bool
 	return true
 }
 
-// stats are the statistics of one interface as they stand.
+// stats are the statistics of one interface as they stand. What files have lost since
+// flush began is not yet counted as the subscription's.
 func (w *fileWriter) stats(id uint32, first bool) pcapng.Stats {
 	s := w.sub
 	s.mu.Lock()
@@ -276,7 +279,7 @@ func (w *fileWriter) stats(id uint32, first bool) pcapng.Stats {
 	st := s.ids[id]
 	out := pcapng.Stats{Interface: id, Time: s.until, Start: st.start, End: s.until, OSDrop: uint64(st.lost)}
 	if first {
-		out.IfDrop, out.Comment = s.kernel, lossComment(s.kernel, s.daemon, s.subscriber)
+		out.IfDrop, out.Comment = s.kernel, lossComment(s.kernel, s.daemon, s.subscriber+w.cut.lost)
 	}
 	return out
 }

@@ -417,6 +417,55 @@ func TestAFileOnADiskThatStaysFullSaysWhatWasLost(t *testing.T) {
 	}
 }
 
+// Of several files the statistics of one that was full lagged what it had lost, and its gap
+// was told of in the next but one.
+func TestSeveralFilesOnAFullDiskTellOfEachGapOnce(t *testing.T) {
+	n := newNet(t)
+	n.hub.limits.blocks = 64
+	dir := mustTmpfs(t, "300k")
+	r := n.startFiles(dir, model.CaptureSpec{Filter: ours}, model.FileSpec{Size: 64 << 10}, nil)
+	const burst = 3000
+	sent := uint32(0)
+	send := func(count int) {
+		n.sendNumbered(sent, sent+uint32(count), 64)
+		sent += uint32(count)
+		r.received(int64(sent))
+	}
+	send(burst)
+	familytest.Eventually(t, "the disk is full", func() bool { return r.sub.View().DroppedSubscriber > 0 })
+	delivered := r.sub.View().Delivered
+	for _, path := range r.opened[:2] {
+		require.NoError(t, os.Truncate(path, 0)) // their packets have been there
+	}
+	send(1000) // more than a file, before the one that is full is tried again
+	familytest.Eventually(t, "it is not written again", func() bool { send(10); return r.sub.View().Delivered > delivered })
+	r.end()
+	require.NoError(t, r.wait())
+	var told, lost int64
+	next := int64(-1)
+	for _, path := range r.opened[2:] {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		if len(b) == 0 {
+			continue // there was no room for its beginning
+		}
+		c := mustContent(t, b)
+		for i, seq := range seqs(c.packets) {
+			if next >= 0 {
+				require.EqualValues(t, int64(seq)-next, c.packets[i].Dropped, "before packet %d of %s", seq, path)
+				told += int64(c.packets[i].Dropped)
+			}
+			next = int64(seq) + 1
+		}
+		require.Len(t, c.stats, 1)
+		require.Equal(t, lossComment(0, 0, int64(c.stats[0].OSDrop)), c.stats[0].Comment, path)
+		lost = int64(c.stats[0].OSDrop)
+	}
+	require.Positive(t, told)
+	require.Equal(t, r.sub.View().DroppedSubscriber, lost, "the last file has them all")
+	require.EqualValues(t, sent, next+lost-told)
+}
+
 // fill takes all that is free of a small disk.
 func fill(t *testing.T, dir string) {
 	t.Helper()

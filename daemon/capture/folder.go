@@ -55,6 +55,7 @@ func (f folder) create(name string) (fd int, err error) {
 		_ = syscall.Close(fd) // nothing was written through it
 		return model.NoFD, errors.Join(f.explain("give away", name, err), f.remove(name))
 	}
+	files.Claim(fd)
 	return fd, nil
 }
 

@@ -73,5 +73,8 @@ func undecidedText(n uint64) string {
 	if n == 0 {
 		return ""
 	}
+	if n == 1 {
+		return "1 fragment is left out: the first of its datagram did not come, or too late"
+	}
 	return fmt.Sprintf("%d fragments are left out: the first of their datagrams did not come, or too late", n)
 }

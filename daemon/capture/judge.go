@@ -58,7 +58,7 @@ func compile(o filter.Options, text string, link pcapng.LinkType) (*filter.Progr
 	p, err := o.Compile(text, filter.LinkType(link))
 	var wrong *filter.Error
 	if errors.As(err, &wrong) {
-		return nil, &families.SyntaxError{What: "filter", Text: wrong.Text, Column: wrong.Column, Why: wrong.Why, Hint: wrong.Expected}
+		return nil, &families.SyntaxError{What: "filter", Text: wrong.Text, Column: wrong.Column, Why: wrong.Why, Hint: wrong.Hint()}
 	}
 	return p, err
 }

@@ -17,6 +17,7 @@ import (
 type labels struct {
 	finder  *owner.Finder
 	owner   *filter.Owner // of the packet in hand; nil: not known
+	told    *filter.Owner // that options are of
 	options []byte
 }
 
@@ -40,11 +41,22 @@ func (j *judge) openLabels(sp *space) (err error) {
 	return nil
 }
 
-// close ends what a judge asks with. nil is no judge.
-func (j *judge) close() {
-	if j != nil && j.labels != nil {
-		_ = j.labels.finder.Close() // nothing is under way
+// close ends what a judge asks with, and tells of how many packets it did not ask. nil is
+// no judge.
+func (j *judge) close() (unasked int64) {
+	if j == nil || j.labels == nil {
+		return 0
 	}
+	_ = j.labels.finder.Close() // nothing is under way
+	return j.labels.finder.Skipped()
+}
+
+// unaskedText tells of packets that were judged without their owner, "" when there were none.
+func unaskedText(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("packets of new flows came too fast to ask whose each is: %d were judged as nobody's", n)
 }
 
 // find looks for the owner of a frame.
@@ -63,16 +75,18 @@ func (l *labels) now(o *filter.Owner) {
 // write gives a packet the options that tell of the owner: the process in the
 // option that was made for it, the rest in words.
 func (l *labels) write(p *pcapng.Packet) {
-	p.PID, p.Comment, p.Options = 0, "", nil
-	o := l.owner
-	if o == nil {
+	p.Options = nil
+	if l.owner == nil {
 		return
 	}
-	if o.KnownPID {
-		p.PID = o.PID
+	if l.owner != l.told { // the finder has one for all packets of a flow
+		l.told = l.owner
+		of := pcapng.Packet{Comment: inWords(l.owner)}
+		if l.owner.KnownPID {
+			of.PID = l.owner.PID
+		}
+		l.options = of.AppendOptions(l.options[:0])
 	}
-	p.Comment = inWords(o)
-	l.options = p.AppendOptions(l.options[:0])
 	p.Options = l.options
 }
 
@@ -106,15 +120,7 @@ func (j *judge) asksProcesses() bool {
 	return false
 }
 
-// keptProgram compiles a filter for packets that are kept: whose they were is not known
-// any more. Errors are *families.SyntaxError.
+// keptProgram compiles a filter for packets that are kept. Errors are *families.SyntaxError.
 func keptProgram(text string, link pcapng.LinkType) (*filter.Program, error) {
-	p, err := compile(filter.Options{Fragments: true, Owners: true}, text, link)
-	if err != nil {
-		return nil, err
-	}
-	if words := p.Owners(); len(words) > 0 {
-		return nil, &families.SyntaxError{What: "filter", Text: text, Column: words[0].Column(), Why: "whose packets are is known while they are captured alone"}
-	}
-	return p, nil
+	return compile(filter.Options{Fragments: true, Owners: true, Stored: true}, text, link)
 }

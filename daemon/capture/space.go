@@ -31,6 +31,11 @@ func (i *iface) is(l links.Interface) bool {
 	return i.name == l.Name && i.hardware == l.Hardware && i.generation == l.Generation
 }
 
+// isStill tells whether an interface is another one, perhaps under another name.
+func (i *iface) isStill(old *iface) bool {
+	return i.index == old.index && i.generation == old.generation
+}
+
 // view is what is known of the interfaces of a namespace. It is never changed in
 // place.
 type view struct {
@@ -67,14 +72,12 @@ func (s *space) maskOf(src source) uint32 {
 	if src.wide || s.foreign || len(src.items) != 1 {
 		return 0
 	}
-	i, err := net.InterfaceByName(src.items[0])
-	if err != nil {
-		return 0
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return 0
-	}
+	var addrs []net.Addr
+	s.hub.inside(func() {
+		if i, err := net.InterfaceByName(src.items[0]); err == nil {
+			addrs, _ = i.Addrs() // none: not known
+		}
+	})
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && len(n.Mask) == net.IPv4len {
 			return binary.BigEndian.Uint32(n.Mask)

@@ -38,8 +38,9 @@ type Subscription struct {
 
 	// tie is held while attachments are made and ended.
 	tie  sync.Mutex
-	atts []*attachment // set with tie and mu held, read with either
-	gone bool          // it has left its taps for good
+	atts []*attachment     // set with tie and mu held, read with either
+	gone bool              // it has left its taps for good
+	here map[string]*iface // of the names of the source, those that are there
 
 	mu      sync.Mutex // guards everything below, and the store's writing half
 	state   state
@@ -62,6 +63,7 @@ type Subscription struct {
 	cooked  []byte        // a packet with a header of SLL2, for Format pcap
 	// undecided are fragments whose datagrams nobody could judge.
 	undecided uint64
+	unasked   int64 // packets whose owners there was no time to ask for
 	blocks    blockTaker
 	counts
 }
@@ -83,7 +85,7 @@ const (
 func newSubscription(sp *space, spec model.CaptureSpec, src source, j *judge) *Subscription {
 	s := &Subscription{
 		hub: sp.hub, space: sp, spec: spec, source: src, judge: j, snaplen: spec.Snaplen, start: time.Now().UnixNano(),
-		closed: make(chan struct{}), entered: make(chan struct{}), ended: make(chan struct{}), streams: map[*iface]*stream{},
+		closed: make(chan struct{}), entered: make(chan struct{}), ended: make(chan struct{}), streams: map[*iface]*stream{}, here: map[string]*iface{},
 	}
 	if s.snaplen == 0 {
 		s.snaplen = maxSnaplen
@@ -96,7 +98,7 @@ func newSubscription(sp *space, spec model.CaptureSpec, src source, j *judge) *S
 func (s *Subscription) attach() error {
 	s.tie.Lock()
 	defer s.tie.Unlock()
-	if s.source.wide || s.space.foreign {
+	if s.source.wide {
 		return s.attachTo(0, ring.Any)
 	}
 	v := s.space.now.Load()
@@ -108,11 +110,24 @@ func (s *Subscription) attach() error {
 		if i == nil {
 			return noInterface(name)
 		}
-		if err := s.attachTo(i.index, i.name); err != nil {
+		if err := s.attachToNamed(i); err != nil {
 			return err
 		}
+		s.here[name] = i
+	}
+	if s.space.foreign {
+		return s.attachTo(0, ring.Any)
 	}
 	return nil
+}
+
+// attachToNamed enters the tap of an interface that the source names. In another namespace
+// there is one tap for all.
+func (s *Subscription) attachToNamed(i *iface) error {
+	if s.space.foreign || s.attachedTo(i.index) {
+		return nil
+	}
+	return s.attachTo(i.index, i.name)
 }
 
 func noInterface(name string) error {
@@ -152,11 +167,14 @@ func (s *Subscription) follow() {
 	s.retire()
 	if s.source.wide || s.space.foreign {
 		s.atts[0].tap.adjust()
+	}
+	if s.source.wide {
 		return
 	}
 	v := s.space.now.Load()
+	s.miss(v)
 	for _, name := range s.source.items {
-		if i := v.named(name); i != nil && !s.attachedTo(i.index) {
+		if i := v.named(name); i != nil {
 			s.catchUp(i)
 		}
 	}
@@ -165,11 +183,42 @@ func (s *Subscription) follow() {
 // letGo leaves the taps that have ended.
 func (s *Subscription) letGo() {
 	for _, a := range slices.Clone(s.atts) {
-		if a.tap.index != 0 && a.tap.ended() {
-			s.detach(a)
-			s.sayNote(a.tap.name + " is gone")
+		if a.tap.index == 0 || !a.tap.ended() {
+			continue
+		}
+		s.detach(a)
+		for _, name := range s.source.items {
+			if i := s.here[name]; i != nil && i.index == a.tap.index {
+				s.lose(name, "")
+			}
 		}
 	}
+}
+
+// miss notes names that have become none, or another interface's. One that was renamed is
+// captured on all the same, but in another namespace.
+func (s *Subscription) miss(v *view) {
+	for _, name := range s.source.items {
+		old, i := s.here[name], v.named(name)
+		switch {
+		case old == nil:
+			continue
+		case i != nil && i.isStill(old): // perhaps of another kind
+			s.here[name] = i
+			continue
+		}
+		now := ""
+		if i = v.byIndex[old.index]; i != nil && !i.gone.Load() && i.isStill(old) {
+			now = ": it is " + i.name + " now"
+		}
+		s.lose(name, now)
+	}
+}
+
+// lose notes that an interface has not its name any more.
+func (s *Subscription) lose(name, now string) {
+	delete(s.here, name)
+	s.sayNote(name + " is gone" + now)
 }
 
 func (s *Subscription) attachedTo(index int) bool {
@@ -177,11 +226,12 @@ func (s *Subscription) attachedTo(index int) bool {
 }
 
 func (s *Subscription) catchUp(i *iface) {
-	switch err := s.attachTo(i.index, i.name); {
+	switch err := s.attachToNamed(i); {
 	case errors.Is(err, syscall.ENODEV): // gone again, as rtnetlink will tell
 	case err != nil:
 		s.say(err.Error())
-	default:
+	case s.here[i.name] != i:
+		s.here[i.name] = i
 		s.sayNote(i.name + " is there")
 	}
 }
@@ -321,7 +371,7 @@ func (s *Subscription) SetFilter(text string) error {
 	}
 	s.turn(func() { s.next = j })
 	s.turn(func() {
-		s.before.close()
+		s.unasked += s.before.close()
 		s.before, s.judge, s.next, s.since = s.judge, j, nil, time.Now().UnixNano()
 		s.endFollowingLocked(s.before)
 		s.renewLocked()
@@ -512,13 +562,14 @@ func (s *Subscription) finish() {
 	s.mu.Lock()
 	s.state = left
 	s.endFollowingLocked(nil)
-	s.before.close()
-	s.judge.close()
-	undecided := undecidedText(s.undecided)
+	s.unasked += s.before.close() + s.judge.close()
+	undecided, unasked := undecidedText(s.undecided), unaskedText(s.unasked)
 	s.sumUp()
 	s.mu.Unlock()
-	if undecided != "" {
-		s.sayNote(undecided)
+	for _, note := range []string{undecided, unasked} {
+		if note != "" {
+			s.sayNote(note)
+		}
 	}
 	close(s.ended)
 	s.hub.leave(s.space)

@@ -198,8 +198,10 @@ func recorderValues(spec model.RecorderSpec) map[string]string {
 	return v
 }
 
-// words is a filter on one line.
-func words(filter string) string { return strings.Join(strings.Fields(filter), " ") }
+// words is a filter on one line. Spaces stay, for names in quotes may have some; these have no line breaks.
+func words(filter string) string {
+	return strings.TrimSpace(strings.ReplaceAll(filter, "\n", " "))
+}
 
 func pathOf(p model.Place) string { return line(families.Escape(p.Path)) }
 

@@ -44,6 +44,23 @@ func TestARecorderReadsBackAsItWasWritten(t *testing.T) {
 	}
 }
 
+// A name in quotes may have spaces, which are a part of it.
+func TestQuotesInAFilterStayAsTheyAre(t *testing.T) {
+	for given, want := range map[string]string{
+		`comm "a  b" or comm "#\";\\"`:      `comm "a  b" or comm "#\";\\"`,
+		" tcp\n  and\nunit \"x@1\tb.c\" \n": "tcp   and unit \"x@1\tb.c\"",
+	} {
+		spec := full()
+		spec.Filter = given
+		dir := t.TempDir()
+		_, err := SaveRecorder(dir, spec)
+		require.NoError(t, err)
+		c := LoadState(dir)
+		require.Empty(t, c.Problems)
+		require.Equal(t, want, c.Recorders[0].Spec.Filter)
+	}
+}
+
 func TestMistakesInRecordersNameTheirLine(t *testing.T) {
 	for line, want := range map[string]string{
 		"Source=":               "there is no Source=",

@@ -270,6 +270,10 @@ func mustMakeCgroup(tb testing.TB) string {
 	if err != nil {
 		tb.Fatalf("boot systemd: %v", err)
 	}
+	// It is the machine's /sys/fs/cgroup, which everybody may read.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		tb.Fatalf("boot systemd: %v", err)
+	}
 	return dir
 }
 

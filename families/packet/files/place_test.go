@@ -58,3 +58,20 @@ func TestARecordersFileIsKnownByItsSignature(t *testing.T) {
 		require.Equal(t, want, OfRecorder(filepath.Join(dir, name)), name)
 	}
 }
+
+// A recorder's file without a packet yet has nothing to be known by.
+func TestAFileThatARecorderWritesIsKnownBeforeItsFirstPacket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "part")
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
+	require.NoError(t, err)
+	require.False(t, OfRecorder(path))
+	Claim(fd)
+	require.True(t, OfRecorder(path))
+	_, err = syscall.Write(fd, []byte("somebody's"))
+	require.NoError(t, err)
+	require.False(t, OfRecorder(path), "what has packets is known by them")
+	require.NoError(t, syscall.Ftruncate(fd, 0))
+	require.True(t, OfRecorder(path))
+	require.NoError(t, syscall.Close(fd))
+	require.False(t, OfRecorder(path))
+}

@@ -25,22 +25,30 @@ func TestErrorsNameTheWordAndWhatWouldBeRight(t *testing.T) {
 		{"tcp and icmp port 80", filter.Ethernet, 9, "no ports"},
 		{"ip port 80", filter.Ethernet, 1, "no ports"},
 		{"port 65536", filter.Ethernet, 6, "65536"},
-		{"portrange 1-65536", filter.Ethernet, 1, "65536"},
-		{"tcp or port no-such-service", filter.Ethernet, 8, "no-such-service"},
+		{"portrange 1-65536", filter.Ethernet, 11, "65536 is no port"},
+		{"tcp or port no-such-service", filter.Ethernet, 13, "no-such-service"},
+		{"port 1 or no-such-service", filter.Ethernet, 11, "no-such-service"},
+		{"portrange 1-foo", filter.Ethernet, 11, `port "foo"`},
+		{"tcp port 80 or 81-90", filter.Ethernet, 16, `port "81-90"`},
+		{"ip and portrange foo", filter.Ethernet, 18, "no range"},
+		{"ether host foo", filter.Ethernet, 12, "unknown ether host"},
+		{"ip host no-such-host", filter.Ethernet, 9, "no-such-host"},
+		{"proto foo", filter.Ethernet, 7, "unknown protocol"},
+		{"ip and vlan (5000)", filter.Ethernet, 14, "VLAN 5000"},
 		{"icmp proto 4", filter.Ethernet, 1, "no field that names another"},
-		{`ip proto \no-such-protocol`, filter.Ethernet, 1, "unknown protocol"},
-		{`ether proto \tcp`, filter.Ethernet, 1, "unknown protocol"},
-		{`iso proto \ip`, filter.Ethernet, 1, "unknown protocol"},
-		{`tcp proto \udp`, filter.Ethernet, 1, "unknown protocol"},
+		{`ip proto \no-such-protocol`, filter.Ethernet, 10, "unknown protocol"},
+		{`ether proto \tcp`, filter.Ethernet, 13, "unknown protocol"},
+		{`iso proto \ip`, filter.Ethernet, 11, "unknown protocol"},
+		{`tcp proto \udp`, filter.Ethernet, 11, "unknown protocol"},
 		{"radio", filter.Ethernet, 1, "stands alone"},
 		{"ip or ether", filter.Ethernet, 0, ""}, // the parser's
 		{"arp or gateway router", filter.Ethernet, 8, "gateway"},
-		{"ether host $1f", filter.Ethernet, 1, "ARCnet"},
+		{"ether host $1f", filter.Ethernet, 12, "ARCnet"},
 		{"ip and ether host 02:00:00:00:00:01", filter.Raw, 8, "no Ethernet addresses"},
 		{"pppoes and ether host 02:00:00:00:00:01", filter.Ethernet, 12, "no Ethernet addresses"},
 		{"mpls and arp", filter.Ethernet, 10, "MPLS labels do not tell"},
-		{"decnet host router", filter.Ethernet, 1, "cannot be looked up"},
-		{"net no-such-net", filter.Ethernet, 1, "unknown net"},
+		{"decnet host router", filter.Ethernet, 13, "cannot be looked up"},
+		{"net no-such-net", filter.Ethernet, 5, "unknown net"},
 		{"ip", filter.LinkType(147), 1, "link type 147"},
 		{"", filter.LinkType(147), 1, "link type 147"},
 	}
@@ -77,6 +85,10 @@ func TestAFilterThatNothingPassesIsAnErrorAtTheWordThatMakesItSo(t *testing.T) {
 		{"arp", filter.Raw, 1},
 		{"ip6 and tcp", filter.IPv4, 1},
 		{"tcp and stp", filter.Null, 9},
+		{"tcp and ip6 proto 17", filter.Null, 9},
+		{"(less 60 and host ff02::1 or tcp) && moprc", filter.Ethernet, 38},
+		{"0 = len || port 80 and 443 && mopdl", filter.Ethernet, 31},
+		{`not !ip6[2] & 0xf = 5 || udp and port 80 or 443 && ip6 proto \ah`, filter.Ethernet, 52},
 	}
 	for _, r := range rows {
 		_, err := filter.Compile(r.text, r.link)
@@ -307,6 +319,51 @@ func TestWhatGrowsIsRefused(t *testing.T) {
 		var wrong *filter.Error
 		require.ErrorAs(t, err, &wrong, name)
 		require.Positive(t, wrong.Column, name)
+	}
+}
+
+func TestWordsAboutOwnersTakeAnyNameInQuotes(t *testing.T) {
+	rows := []struct {
+		text  string
+		owner filter.Owner
+	}{
+		{`comm "tmux: server"`, filter.Owner{Comm: "tmux: server"}},
+		{`comm sh or "(sd-pam)" or bash`, filter.Owner{Comm: "(sd-pam)"}},
+		{`unit ssh.service or "user@1000.service"`, filter.Owner{Unit: "user@1000.service"}},
+		{`unit "snap-core\x2d18.mount"`, filter.Owner{Unit: `snap-core\x2d18.mount`}},
+		{"uid 0 or 1000", filter.Owner{UID: 1000, KnownUID: true}},
+		{"pid (7 or 8) and arp", filter.Owner{PID: 8, KnownPID: true}},
+	}
+	arp := frameOf(0x806)
+	for _, r := range rows {
+		p, err := filter.Options{Owners: true}.Compile(r.text, filter.Ethernet)
+		require.NoError(t, err, r.text)
+		require.True(t, p.MatchPacket(&filter.Packet{Data: arp, Length: len(arp), Owner: &r.owner}), r.text)
+		other := filter.Owner{Comm: "other", Unit: "other", UID: 5, PID: 5, KnownUID: true, KnownPID: true}
+		require.False(t, p.MatchPacket(&filter.Packet{Data: arp, Length: len(arp), Owner: &other}), r.text)
+	}
+	_, err := filter.Options{Owners: true}.Compile("udp and uid no-such-user", filter.Ethernet)
+	require.EqualError(t, err, `column 13: unknown user "no-such-user"`)
+}
+
+// docs/filter.md says how much there is room for, and TestWhatGrowsIsRefused that there is an end.
+func TestThereIsRoomForWhatTheDocumentsPromise(t *testing.T) {
+	for _, r := range []struct {
+		count int
+		first string
+		next  func(i int) string
+	}{
+		{700, "port", func(i int) string { return fmt.Sprint(2*i + 1) }}, // neighbours would be a range
+		{800, "host", func(i int) string { return fmt.Sprintf("10.0.%d.%d", 2*i/256, 2*i%256) }},
+		{1000, "host", func(i int) string { return fmt.Sprintf("2001:db8::%x", 2*i+1) }},
+		{2300, "", func(i int) string { return fmt.Sprintf("vlan %d", i) }},
+	} {
+		all := make([]string, r.count)
+		for i := range all {
+			all[i] = r.next(i)
+		}
+		_, err := filter.Compile(r.first+" "+strings.Join(all, " or "), filter.Ethernet)
+		require.NoError(t, err, "%d times %s %s", r.count, r.first, all[0])
 	}
 }
 

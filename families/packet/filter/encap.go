@@ -50,7 +50,7 @@ func (l *lowerer) identified(e *syntax.Encap, what string, at offset, size int, 
 		return always
 	}
 	if e.ID > max {
-		l.fail(e.Column(), fmt.Sprintf("%s %d is greater than the maximum, %d", what, e.ID, max), fmt.Sprintf("a number up to %d", max))
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("%s %d is greater than the maximum, %d", what, e.ID, max), fmt.Sprintf("a number up to %d", max))
 	}
 	return l.masked(l.load(at, 0, size), max<<shift, e.ID<<shift)
 }

@@ -217,16 +217,16 @@ func TestWhatCannotHoldOthersIsRefused(t *testing.T) {
 		column int
 		why    string
 	}{
-		{"ip and vlan 4096", filter.Ethernet, 8, "VLAN 4096 is greater than the maximum, 4095"},
+		{"ip and vlan 4096", filter.Ethernet, 13, "VLAN 4096 is greater than the maximum, 4095"},
 		{"mpls and vlan", filter.Ethernet, 10, "no VLAN tag can be behind MPLS labels"},
 		{"vlan", filter.Raw, 1, "no VLAN tags in raw IP"},
 		{"vlan", filter.LinuxSLL2, 1, "no VLAN tags in Linux cooked headers"},
 		{"pppoes and vlan", filter.Ethernet, 12, "no VLAN tags in PPP"},
-		{"mpls 1048576", filter.Ethernet, 1, "MPLS label 1048576 is greater than the maximum, 1048575"},
+		{"mpls 1048576", filter.Ethernet, 6, "MPLS label 1048576 is greater than the maximum, 1048575"},
 		{"mpls", filter.Null, 1, "no MPLS labels in BSD loopback headers"},
-		{"pppoes 65536", filter.Ethernet, 1, "PPPoE session 65536 is greater than the maximum, 65535"},
-		{"geneve 16777216", filter.Ethernet, 1, "Geneve VNI 16777216 is greater than the maximum, 16777215"},
-		{"vxlan 16777216", filter.Ethernet, 1, "VXLAN VNI 16777216 is greater than the maximum, 16777215"},
+		{"pppoes 65536", filter.Ethernet, 8, "PPPoE session 65536 is greater than the maximum, 65535"},
+		{"geneve 16777216", filter.Ethernet, 8, "Geneve VNI 16777216 is greater than the maximum, 16777215"},
+		{"vxlan 16777216", filter.Ethernet, 7, "VXLAN VNI 16777216 is greater than the maximum, 16777215"},
 		{"mpls and arp", filter.Ethernet, 10, ""},
 		{"geneve and protochain 6", filter.Ethernet, 12, "protochain cannot follow a header whose length varies"},
 		{"pppoes and ether broadcast", filter.Ethernet, 12, "there are no Ethernet addresses in PPP"},

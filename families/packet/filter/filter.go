@@ -52,6 +52,10 @@ type Options struct {
 	Fragments bool
 	// Owners allows uid, pid, comm and unit; see Packet.Owner.
 	Owners bool
+	// Stored is for packets that are judged after they were captured, of a file: the index of
+	// their interface and their owner are not known any more, and words that ask for it are
+	// errors, but for what stands in the frame.
+	Stored bool
 	// Textual lets vlan, mpls, pppoes, geneve and vxlan shift everything to their right, as
 	// libpcap does. Otherwise they shift what is and-ed to them, and nothing behind
 	// "or" or outside "not".
@@ -79,15 +83,10 @@ const (
 	Out
 )
 
-// Owner is the local process that sent the packet or is to receive it. A test of what
-// is not known is false.
-type Owner struct {
-	UID, PID uint32
-	Comm     string // its name as in /proc/PID/comm, "" not known
-	Unit     string // its systemd unit, "" not known
-	KnownUID bool
-	KnownPID bool
-}
+// Owner is the local process that sent the packet or is to receive it: its UID and PID, which are
+// known when KnownUID and KnownPID say so; Comm, its name as in /proc/PID/comm, and Unit, its systemd
+// unit, "" not known. A test of what is not known is false.
+type Owner = code.Owner
 
 // Program is a compiled filter. It is immutable; its methods may be called from any
 // goroutine.

@@ -43,9 +43,9 @@ func (l *lowerer) checkFragments(e syntax.Expr, whole bool) {
 // mostTags is how many VLAN tags fragments are looked for behind.
 const mostTags = 2
 
-// fragmentProgram takes what may be a fragment whose ports no program sees: of IPv4 all
-// but the first, of IPv6 each. The kernel is to let these pass beside what a
-// program with Fragments takes, so that a Follower sees them.
+// fragmentProgram takes each fragment. The kernel is to let these pass beside what a program with
+// Fragments takes, so that a Follower sees them: the first of a datagram, too, by
+// which it learns of the others that they are not wanted.
 //
 // Where IPv6 has other extension headers first, it does not look behind them.
 func fragmentProgram(link LinkType) (*code.Program, error) {
@@ -61,10 +61,13 @@ func (l *lowerer) orFragment(at place, tags int, no *code.Node) *code.Node {
 		}
 	}
 	next := func(number uint32) cond { return l.compare(code.Equal, l.load(at.body, 6, 1), number) }
-	later := all(l.protocol(at, etherIP), not(l.notFragment(at)))
+	part := all(l.protocol(at, etherIP), l.compare(code.Set, l.load(at.body, 6, 2), moreFragments|0x1fff))
 	extended := oneOf(next(ipFragment), next(ipHopByHop), next(ipRouting), next(ipDestination))
-	return oneOf(later, all(l.protocol(at, etherIP6), extended))(l.b.Accept(), no)
+	return oneOf(part, all(l.protocol(at, etherIP6), extended))(l.b.Accept(), no)
 }
+
+// moreFragments is a bit of IPv4's flags and fragment offset (RFC 791).
+const moreFragments = 0x2000
 
 // The IPv6 extension headers that can stand before that of a fragment (RFC 8200 §4.5).
 const (

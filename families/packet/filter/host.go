@@ -25,19 +25,16 @@ var (
 const ip6Source, ip6Destination = 8, 24
 
 // ends tests one end of a packet, or both, or either.
-func (l *lowerer) ends(e *syntax.Match, src, dst cond) cond {
-	switch e.Dir {
+func ends(dir syntax.Dir, src, dst cond) cond {
+	switch dir {
 	case syntax.Src:
 		return src
 	case syntax.Dst:
 		return dst
 	case syntax.SrcAndDst:
 		return all(src, dst)
-	case syntax.AnyDir, syntax.SrcOrDst:
-		return oneOf(src, dst)
 	}
-	l.fail(e.Column(), "addr1 to addr4, ra and ta are of 802.11 frames, which are no link type here", "src or dst")
-	return nil
+	return oneOf(src, dst)
 }
 
 // host4 tests for an IPv4 address, or with a mask of ones and zeros for a net, in
@@ -67,7 +64,7 @@ func (l *lowerer) addressed4(e *syntax.Match, addr, mask uint32, at place, a add
 	end := func(where uint32) cond {
 		return all(l.protocol(at, a.protocol), l.masked(l.load(at.body, where, 4), mask, addr))
 	}
-	return l.ends(e, end(a.src), end(a.dst))
+	return ends(e.Dir, end(a.src), end(a.dst))
 }
 
 // host6 tests for an IPv6 address, or of a net its first bits.
@@ -84,7 +81,7 @@ func (l *lowerer) host6(e *syntax.Match, addr netip.Addr, bits int, at place) co
 		}
 		return found
 	}
-	return l.ends(e, end(ip6Source), end(ip6Destination))
+	return ends(e.Dir, end(ip6Source), end(ip6Destination))
 }
 
 // prefixMask is a word that begins with some ones; all of them from 32 on.
@@ -94,15 +91,13 @@ func prefixMask(ones int) uint32 {
 
 // etherHost tests the addresses of an Ethernet header.
 func (l *lowerer) etherHost(e *syntax.Match, mac [6]byte, at place) cond {
-	src, dst := l.bytes(at.head.plus(6), mac[:]), l.bytes(at.head, mac[:])
-	found := l.ends(e, src, dst)
 	switch {
 	case at.framing == geneveFraming:
 		return never // what has no Ethernet header has no such address
 	case !at.ethernet():
 		l.fail(e.Column(), "there are no Ethernet addresses in such a frame", "")
 	}
-	return found
+	return ends(e.Dir, l.bytes(at.head.plus(6), mac[:]), l.bytes(at.head, mac[:]))
 }
 
 // hostName tests for any of the addresses that a name stands for.
@@ -111,15 +106,15 @@ func (l *lowerer) hostName(e *syntax.Match, name string, at place) cond {
 	case syntax.Link:
 		mac, ok := l.Names.Ether(name)
 		if !ok {
-			l.fail(e.Column(), fmt.Sprintf("unknown ether host %q", name), "a name of /etc/ethers or a hardware address")
+			l.fail(e.ValueAt.Column(), fmt.Sprintf("unknown ether host %q", name), "a name of /etc/ethers or a hardware address")
 		}
 		return l.etherHost(e, mac, at)
 	case syntax.DECnet:
-		l.fail(e.Column(), fmt.Sprintf("DECnet's name %q cannot be looked up", name), "an address such as 1.5")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("DECnet's name %q cannot be looked up", name), "an address such as 1.5")
 	}
 	addrs, err := l.Names.Host(name)
 	if err != nil {
-		l.fail(e.Column(), fmt.Sprintf("host %q: %v", name, err), "a name that can be looked up or an address")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("host %q: %v", name, err), "a name that can be looked up or an address")
 	}
 	return l.anyHost(e, name, addrs, at)
 }
@@ -139,7 +134,7 @@ func (l *lowerer) anyHost(e *syntax.Match, name string, addrs []netip.Addr, at p
 		}
 	}
 	if found == nil {
-		l.fail(e.Column(), fmt.Sprintf("host %q has no address of that protocol", name), "")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("host %q has no address of that protocol", name), "")
 	}
 	return found
 }
@@ -191,5 +186,5 @@ func (l *lowerer) decnet(e *syntax.Match, addr uint16, at place) cond {
 		}
 		return all(l.protocol(at, etherDECnet), found)
 	}
-	return l.ends(e, end(func(f decnetForm) uint32 { return f.src }), end(func(f decnetForm) uint32 { return f.dst }))
+	return ends(e.Dir, end(func(f decnetForm) uint32 { return f.src }), end(func(f decnetForm) uint32 { return f.dst }))
 }

@@ -58,7 +58,7 @@ func (l *lowerer) match(e *syntax.Match, at place) cond {
 	case syntax.MAC:
 		return l.etherHost(e, v, at)
 	}
-	l.fail(e.Column(), "ARCnet addresses are of no link type here", "")
+	l.fail(e.ValueAt.Column(), "ARCnet addresses are of no link type here", "")
 	return nil
 }
 

@@ -66,6 +66,9 @@ func (l *lowerer) ifindex(e *syntax.Interface) cond {
 	if l.link == LinuxSLL2 {
 		return l.compare(code.Equal, l.b.Load(nil, 4, 4), e.Index)
 	}
+	if l.Stored {
+		l.fail(e.Column(), "the index of an interface is known while packets are captured, or of LINUX_SLL2", "")
+	}
 	if e.Index == 0 {
 		return never
 	}
@@ -81,6 +84,9 @@ var ownerFields = map[syntax.OwnerField]code.OwnerField{
 
 // owner lowers uid, pid, comm and unit. A user's name is looked up.
 func (l *lowerer) owner(e *syntax.Owner) cond {
+	if l.Stored {
+		l.fail(e.Column(), "whose packets are is known while they are captured alone", "")
+	}
 	n, text := e.N, e.Text
 	if e.Field == syntax.UID && text != "" {
 		n, text = l.user(e, text), ""
@@ -91,7 +97,7 @@ func (l *lowerer) owner(e *syntax.Owner) cond {
 func (l *lowerer) user(e *syntax.Owner, name string) uint32 {
 	uid, ok := l.Names.User(name)
 	if !ok {
-		l.fail(e.Column(), fmt.Sprintf("unknown user %q", name), "a number or the name of a user")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("unknown user %q", name), "a number or the name of a user")
 	}
 	return uid
 }

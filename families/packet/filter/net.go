@@ -41,7 +41,7 @@ func (l *lowerer) netNumber(e *syntax.Match, addr uint32, at place) cond {
 func (l *lowerer) netName(e *syntax.Match, name string, at place) cond {
 	addr, ok := l.Names.Net(name)
 	if !ok || addr == 0 {
-		l.fail(e.Column(), fmt.Sprintf("unknown net %q", name), "a name of /etc/networks or a net such as 10.0.0.0/8")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("unknown net %q", name), "a name of /etc/networks or a net such as 10.0.0.0/8")
 	}
 	return l.netNumber(e, addr, at)
 }

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -43,7 +44,7 @@ func (l *lowerer) transport(e *syntax.Match, p ports) string {
 			continue
 		}
 		if p.transport != "" && p.transport != t.name {
-			l.fail(e.Column(), fmt.Sprintf("port %v is of %s", e.Value, p.transport), p.transport+" before it")
+			l.fail(e.ValueAt.Column(), fmt.Sprintf("port %v is of %s", e.Value, p.transport), p.transport+" before it")
 		}
 		return t.name
 	}
@@ -79,7 +80,7 @@ func (l *lowerer) port6(e *syntax.Match, p ports, at place) cond {
 
 // bothPorts tests the source port, the destination port, or both, of a transport header.
 func (l *lowerer) bothPorts(e *syntax.Match, p ports, header offset) cond {
-	return l.ends(e, l.inRange(l.load(header, 0, 2), p), l.inRange(l.load(header, 2, 2), p))
+	return ends(e.Dir, l.inRange(l.load(header, 0, 2), p), l.inRange(l.load(header, 2, 2), p))
 }
 
 func (l *lowerer) inRange(port *code.Value, p ports) cond {
@@ -114,7 +115,7 @@ func (l *lowerer) portName(e *syntax.Match, name string, at place) cond {
 func (l *lowerer) portRange(e *syntax.Match, text string, at place) cond {
 	from, to, ok := strings.Cut(text, "-")
 	if !ok {
-		l.fail(e.Column(), fmt.Sprintf("%q is no range of ports", text), "FIRST-LAST")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("%q is no range of ports", text), "FIRST-LAST")
 	}
 	first, one := l.lookUpPort(e, from)
 	last, other := l.lookUpPort(e, to)
@@ -127,12 +128,16 @@ func (l *lowerer) portRange(e *syntax.Match, text string, at place) cond {
 // lookUpPort is a port by its number or its name, and the transport protocol that the name is
 // of, if it is of one only.
 func (l *lowerer) lookUpPort(e *syntax.Match, name string) (port uint32, transport string) {
-	if n, err := strconv.ParseUint(name, 10, 16); err == nil {
-		return uint32(n), ""
+	number, err := strconv.ParseUint(name, 10, 16)
+	switch {
+	case err == nil:
+		return uint32(number), ""
+	case errors.Is(err, strconv.ErrRange):
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("%s is no port: 65535 is the last", name), "a number from 0 to 65535")
 	}
 	n, transport, err := l.Names.Port(name)
 	if err != nil {
-		l.fail(e.Column(), fmt.Sprintf("port %q: %v", name, err), "0 to 65535 or a name of /etc/services")
+		l.fail(e.ValueAt.Column(), fmt.Sprintf("port %q: %v", name, err), "0 to 65535 or a name of /etc/services")
 	}
 	return uint32(n), transport
 }

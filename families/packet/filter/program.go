@@ -36,11 +36,7 @@ func (p *Program) MatchPacket(k *Packet) bool {
 	if p == nil {
 		return true
 	}
-	m := code.Metadata{Interface: k.Interface, Direction: directions[k.Direction&3]}
-	if o := k.Owner; o != nil {
-		owner := code.Owner{UID: o.UID, PID: o.PID, KnownUID: o.KnownUID, KnownPID: o.KnownPID, Comm: o.Comm, Unit: o.Unit}
-		m.Owner = &owner
-	}
+	m := code.Metadata{Interface: k.Interface, Direction: directions[k.Direction&3], Owner: k.Owner}
 	return p.code.Run(k.Data, uint32(k.Length), &m)
 }
 

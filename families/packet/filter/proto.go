@@ -166,7 +166,7 @@ func (l *lowerer) protoName(e *syntax.Match, name string) uint32 {
 	if n, ok := l.lookUpProto(e.Proto, name); ok {
 		return n
 	}
-	l.fail(e.Column(), fmt.Sprintf("unknown protocol %q", name), "a number or a name of /etc/protocols, or with ether or iso before it one of theirs")
+	l.fail(e.ValueAt.Column(), fmt.Sprintf("unknown protocol %q", name), "a number or a name of /etc/protocols, or with ether or iso before it one of theirs")
 	return 0
 }
 

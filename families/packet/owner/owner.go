@@ -68,7 +68,7 @@ func New(o Options) (*Finder, error) {
 	if o.Proc == "" {
 		o.Proc = "/proc"
 	}
-	f := &Finder{o: o, diag: d, flows: map[Flow]entry{}, procs: processes{root: o.Proc}, groups: cgroups{root: o.Cgroups}}
+	f := &Finder{o: o, diag: d, flows: map[Flow]entry{}, procs: processes{root: o.Proc}, groups: cgroups{root: o.Cgroups}, spare: newAllowance(mostSaved)}
 	return f, nil
 }
 
@@ -176,23 +176,24 @@ func common(a, b filter.Owner) filter.Owner {
 	return a
 }
 
-// allowance is the time that may be spent on questions: a tenth of what passes, and
-// not more than saved in a second.
+// allowance is the time that may be spent on questions: a tenth of what passes, saved up
+// to some most.
 type allowance struct {
-	left  time.Duration
-	last  time.Time // when left was right
-	begun time.Time
+	left, most time.Duration
+	last       time.Time // when left was right
+	begun      time.Time
 }
 
+// mostSaved is what a second saves.
 const mostSaved = 100 * time.Millisecond
+
+func newAllowance(most time.Duration) allowance {
+	return allowance{left: most, most: most, last: time.Now()}
+}
 
 func (a *allowance) begin() bool {
 	now := time.Now()
-	if a.last.IsZero() {
-		a.left = mostSaved
-	} else {
-		a.left = min(a.left+now.Sub(a.last)/10, mostSaved)
-	}
+	a.left = min(a.left+now.Sub(a.last)/10, a.most)
 	a.last, a.begun = now, now
 	return a.left > 0
 }

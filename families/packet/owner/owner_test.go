@@ -46,7 +46,7 @@ func newFinder(tb testing.TB, o owner.Options) *owner.Finder {
 	f, err := owner.New(o)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, f.Close()) })
-	return f
+	return f.Patient()
 }
 
 // connection is one on loopback: the dialler's end and the accepted one.
@@ -209,7 +209,9 @@ func TestWhatTheDaemonHoldsForOthersIsTheirs(t *testing.T) {
 }
 
 func TestQuestionsTakeATenthOfTheTimeAtMost(t *testing.T) {
-	f := newFinder(t, owner.Options{Processes: true})
+	f, err := owner.New(owner.Options{Processes: true})
+	require.NoError(t, err)
+	defer f.Close()
 	before := time.Now()
 	for n := range 200_000 {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)}), 9)

@@ -25,15 +25,15 @@ const (
 	LinuxSLL2 LinkType = 276
 )
 
+// linkNames are also those of files that others wrote, and that filters can be compiled for.
+var linkNames = map[LinkType]string{
+	0: "NULL", Ethernet: "EN10MB", Raw: "RAW", 108: "LOOP", 113: "LINUX_SLL", 228: "IPV4", 229: "IPV6", LinuxSLL2: "LINUX_SLL2",
+}
+
 // String is the name that tcpdump -y reads.
 func (l LinkType) String() string {
-	switch l {
-	case Ethernet:
-		return "EN10MB"
-	case Raw:
-		return "RAW"
-	case LinuxSLL2:
-		return "LINUX_SLL2"
+	if name, ok := linkNames[l]; ok {
+		return name
 	}
 	return fmt.Sprintf("linktype(%d)", uint16(l))
 }

@@ -183,3 +183,11 @@ func FuzzReader(f *testing.F) {
 		require.LessOrEqual(t, total, len(b))
 	})
 }
+
+func TestLinkTypesHaveTheNamesOfTcpdump(t *testing.T) {
+	for link, want := range map[LinkType]string{
+		0: "NULL", 1: "EN10MB", 101: "RAW", 108: "LOOP", 113: "LINUX_SLL", 228: "IPV4", 229: "IPV6", 276: "LINUX_SLL2", 147: "linktype(147)",
+	} {
+		require.Equal(t, want, link.String())
+	}
+}

@@ -50,6 +50,8 @@ type (
 		Dir   Dir
 		Kind  Kind
 		Value Value
+		// ValueAt is the column of the value; of one without words before it that is At, too.
+		ValueAt At
 	}
 	// Protocol is the name of a protocol alone: "tcp".
 	Protocol struct {
@@ -98,6 +100,8 @@ type (
 		Kind  EncapKind
 		HasID bool
 		ID    uint32
+		// ValueAt is the column of the ID, 0 when there is none.
+		ValueAt At
 	}
 	// LLC is "llc" and "llc TYPE", an IEEE 802.2 header.
 	LLC struct {
@@ -112,6 +116,8 @@ type (
 		Field OwnerField
 		N     uint32 // of UID and PID
 		Text  string // of Comm and Unit, and of a UID that is a user's name; N is 0 then
+		// ValueAt is the column of the value; of one without a word before it that is At, too.
+		ValueAt At
 	}
 	// Fragments is sockd's own word "fragments". There only when Options.Fragments is set.
 	Fragments struct{ At }
@@ -176,20 +182,13 @@ const (
 // Dir is which end of the packet.
 type Dir uint8
 
-// The directions. Of AnyDir each end will do, as with SrcOrDst. Addr1 to TA are of
-// 802.11 only.
+// The directions. Of AnyDir each end will do, as with SrcOrDst.
 const (
 	AnyDir Dir = iota
 	Src
 	Dst
 	SrcOrDst
 	SrcAndDst
-	Addr1
-	Addr2
-	Addr3
-	Addr4
-	RA
-	TA
 )
 
 // Kind is what a value is.

@@ -1,6 +1,9 @@
 package syntax
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Error is a text that is no filter.
 type Error struct {
@@ -11,3 +14,11 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("column %d: %s", e.Column, e.Why) }
+
+// Hint is Expected, but where Why says the same.
+func (e *Error) Hint() string {
+	if strings.Contains(e.Why, e.Expected) {
+		return ""
+	}
+	return e.Expected
+}

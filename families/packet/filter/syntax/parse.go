@@ -85,6 +85,8 @@ func (p *parser) unexpected(want string) {
 		p.fail(t.column, "the filter ends, and wants "+want, want)
 	case foreignTok, foreignRNRTok:
 		p.fail(t.column, fmt.Sprintf("%q is a word for link types that sockd cannot capture", t.text), `\`+t.text+" where it is a name")
+	case quotedTok:
+		p.fail(t.column, "only names behind comm and unit stand in quotes", "")
 	}
 	p.fail(t.column, fmt.Sprintf("want %s, not %q", want, t.text), want)
 }
@@ -105,6 +107,8 @@ type qualifiers struct {
 	proto Proto
 	dir   Dir
 	kind  Kind
+	own   bool // one of sockd's own words: field, and nothing of the above
+	field OwnerField
 }
 
 // form is what a phrase can still become.
@@ -122,9 +126,10 @@ const (
 type phrase struct {
 	form   form
 	column int
-	tree   Expr  // of terms and values
-	num    Arith // of numbers, a *Constant, and arithmetic
-	list   bool  // values in parentheses
+	tree   Expr   // of terms and values
+	num    Arith  // of numbers, a *Constant, and arithmetic
+	text   string // of numbers, as it was written
+	list   bool   // values in parentheses
 	q      qualifiers
 }
 
@@ -184,9 +189,12 @@ func (p *parser) phrase(may allowed, q qualifiers) phrase {
 	case p.tok.class == openTok:
 		return p.relation(p.parenthesis(may, q), may)
 	case p.tok.class == numberTok:
-		n := &Constant{ArithAt(column), p.advance().n}
-		return p.relation(phrase{form: numberForm, column: column, num: n, q: q}, may)
-	case may&values != 0 && isValue(p.tok.class):
+		t := p.advance()
+		if may == values {
+			p.isWhole(t, q)
+		}
+		return p.relation(phrase{form: numberForm, column: column, num: &Constant{ArithAt(column), t.n}, text: t.text, q: q}, may)
+	case may&values != 0 && q.takes(p.tok.class):
 		return phrase{form: valueForm, column: column, tree: p.match(q), q: q}
 	case may&terms != 0:
 		return p.term()
@@ -197,7 +205,7 @@ func (p *parser) phrase(may allowed, q qualifiers) phrase {
 
 // noValue fails: there is no value behind its words, but maybe a name that is a keyword.
 func (p *parser) noValue(q qualifiers) {
-	if t := p.tok; t.class >= andTok && t.class != foreignTok && isAlnum(t.text[0]) {
+	if t := p.tok; t.class >= andTok && t.class != foreignTok && isAlnum(t.text[0]) && !q.isPID() {
 		p.fail(t.column, fmt.Sprintf("want %s, not the keyword %q", q.want(), t.text), q.want()+` or \`+t.text)
 	}
 	p.unexpected(q.want())
@@ -220,6 +228,7 @@ func (p *parser) parenthesis(may allowed, q qualifiers) phrase {
 	defer p.leave()
 	x := p.sequence(may, q)
 	p.close(column)
+	p.notBracketed(x, column)
 	x.column, x.q, x.list = column, q, x.form == valueForm
 	return x
 }
@@ -260,8 +269,19 @@ func (p *parser) settle(x phrase, may allowed) phrase {
 	if x.q.kind == Net && p.slash() {
 		p.fail(p.tok.column, "a prefix length stands behind an address of two parts at least, such as 10.0.0.0/8", "")
 	}
-	v := Number(x.num.(*Constant).N)
-	return phrase{form: valueForm, column: x.column, tree: p.matchOf(x.column, x.q, v), q: x.q}
+	return phrase{form: valueForm, column: x.column, tree: p.numberOf(x), q: x.q}
+}
+
+// numberOf is what a number is behind its words.
+func (p *parser) numberOf(x phrase) Expr {
+	n, column := x.num.(*Constant).N, x.num.Column()
+	switch {
+	case !x.q.own:
+		return p.matchOf(column, x.q, Number(n))
+	case x.q.hasText():
+		return ownerOf(column, x.q, 0, x.text)
+	}
+	return ownerOf(column, x.q, n, "")
 }
 
 // settleBare fails: a number has nothing before it that says what it is.
@@ -281,6 +301,8 @@ func (p *parser) term() phrase {
 		return p.qualified(t.column, Proto(t.val))
 	case dirTok, kindTok, aloneKindTok, castTok:
 		return p.qualified(t.column, Any)
+	case ownerTok:
+		return p.owner()
 	case opTok, lenTok:
 		x := phrase{form: arithForm, column: t.column, num: p.operand()}
 		return p.relation(x, terms)
@@ -358,6 +380,9 @@ func (p *parser) dir() Dir {
 
 // want is what the words in front of a value ask for.
 func (q qualifiers) want() string {
+	if q.own {
+		return ownerWants[q.field]
+	}
 	switch q.kind {
 	case Net:
 		return "a network's address or name"
@@ -399,8 +424,6 @@ func (p *parser) special() Expr {
 	case fragmentsTok:
 		p.advance()
 		return &Fragments{at}
-	case ownerTok:
-		return p.owner()
 	}
 	return nil
 }
@@ -430,16 +453,17 @@ func (p *parser) encap() Expr {
 	t := p.advance()
 	e := &Encap{At: At(t.column), Kind: EncapKind(t.val)}
 	if e.Kind != PPPoED && (p.tok.class == numberTok || p.tok.class == openTok) {
-		e.HasID, e.ID = true, p.bracketed(t.text+"'s number")
+		id := p.bracketed(t.text + "'s number")
+		e.HasID, e.ID, e.ValueAt = true, id.n, At(id.column)
 	}
 	return e
 }
 
 // bracketed reads a number that may be in parentheses.
-func (p *parser) bracketed(want string) uint32 {
+func (p *parser) bracketed(want string) token {
 	open, ok := p.take(openTok)
 	if !ok {
-		return p.number(want)
+		return p.need(numberTok, want)
 	}
 	p.enter()
 	defer p.leave()
@@ -463,26 +487,4 @@ func (p *parser) llc() Expr {
 		p.advance()
 	}
 	return e
-}
-
-// owner reads one of sockd's own words and what it compares with.
-func (p *parser) owner() Expr {
-	t := p.advance()
-	e := &Owner{At: At(t.column), Field: OwnerField(t.val)}
-	switch {
-	case e.Field == PID:
-		e.N = p.number("the number of a process")
-	case e.Field == UID && p.tok.class == numberTok:
-		e.N = p.advance().n
-	case p.tok.class == numberTok || isValue(p.tok.class):
-		e.Text = p.advance().text
-	default:
-		p.unexpected(ownerWants[e.Field])
-	}
-	return e
-}
-
-var ownerWants = []string{
-	UID: "a user's number or name", PID: "the number of a process",
-	Comm: "the name of a process", Unit: "the name of a systemd unit",
 }

@@ -31,7 +31,7 @@ func (a *Negate) String() string    { return string(appendArith(nil, a)) }
 
 var (
 	boolNames      = []string{And: " and ", Or: " or "}
-	dirNames       = []string{Src: "src", Dst: "dst", SrcOrDst: "src or dst", SrcAndDst: "src and dst", Addr1: "addr1", Addr2: "addr2", Addr3: "addr3", Addr4: "addr4", RA: "ra", TA: "ta"}
+	dirNames       = []string{Src: "src", Dst: "dst", SrcOrDst: "src or dst", SrcAndDst: "src and dst"}
 	kindNames      = []string{AnyKind: "", Host: "host", Net: "net", Port: "port", PortRange: "portrange", ProtoNumber: "proto", ProtoChain: "protochain", Gateway: "gateway"}
 	relNames       = []string{Equal: " = ", NotEqual: " != ", Greater: " > ", GreaterEqual: " >= ", Less: " < ", LessEqual: " <= "}
 	byteNames      = []string{ByteEqual: " = ", ByteLess: " < ", ByteGreater: " > ", ByteAnd: " & ", ByteOr: " | "}
@@ -119,10 +119,24 @@ func appendOwner(b []byte, o *Owner) []byte {
 	switch {
 	case o.Text == "":
 		return appendNumber(b, o.N)
-	case o.Field != UID && isToken(o.Text, func(c class) bool { return c == numberTok || isValue(c) }):
+	case o.Field == UID:
+		return append(b, Name(o.Text).String()...)
+	case isToken(o.Text, func(c class) bool { return c == numberTok || isValue(c) }):
 		return append(b, o.Text...)
 	}
-	return append(b, Name(o.Text).String()...)
+	return appendQuoted(b, o.Text)
+}
+
+// appendQuoted prints a text in quotes.
+func appendQuoted(b []byte, text string) []byte {
+	b = append(b, '"')
+	for i := range len(text) {
+		if text[i] == '"' || text[i] == '\\' {
+			b = append(b, '\\')
+		}
+		b = append(b, text[i])
+	}
+	return append(b, '"')
 }
 
 // appendWord prints a word and a space, nothing when there is none.

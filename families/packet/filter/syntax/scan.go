@@ -19,7 +19,8 @@ const (
 	ip4Tok    // two to four parts; text
 	ip6Tok    // addr
 	macTok
-	arcTok // n
+	arcTok    // n
+	quotedTok // text in quotes, with Options.Owners; only comm and unit have such values
 
 	openTok
 	closeTok
@@ -57,7 +58,7 @@ type token struct {
 	val    uint8
 	n      uint32
 	column int    // bytes from 1
-	text   string // as it was written, but without the backslash of a name; of a badTok why it is none
+	text   string // as it was written, but without the backslash of a name, and quotes; of a badTok why it is none
 	hint   string // of a badTok what would be right
 	addr   netip.Addr
 }
@@ -98,6 +99,8 @@ func (s *scanner) token(text string) (token, int) {
 		return escaped(text)
 	case c == '$':
 		return arcnet(text)
+	case c == '"' && s.o.Owners:
+		return quoted(text)
 	}
 	if n := ip6Size(text); n > 0 {
 		return ip6Token(text[:n]), n
@@ -114,6 +117,9 @@ func (s *scanner) word(text string) (token, int) {
 			size, read = n, form.read
 		}
 	}
+	if n := brokenMACSize(text); n > size {
+		return badMAC(text[:n+run(text[n:], len(text), isMAC)]), n
+	}
 	if n := nameSize(text); n > size {
 		return s.name(text[:n]), n
 	}
@@ -129,7 +135,6 @@ var wordForms = []struct {
 	{numberSize, number},
 	{ip4Size, func(string) token { return token{class: ip4Tok} }},
 	{ip6Size, ip6Token},
-	{brokenMACSize, badMAC},
 }
 
 // name is a keyword, a named number, or any other name.
@@ -163,6 +168,26 @@ func escaped(text string) (token, int) {
 		return bad("there is no name behind the backslash", `\tcp`), 1
 	}
 	return token{class: nameTok, text: text[1:n]}, n
+}
+
+// quoted is what stands in double quotes: \" is a quote in it, \\ a backslash, and any other
+// backslash is itself, as in the names of units. They end on their line, so that a filter may be put on one.
+func quoted(text string) (token, int) {
+	var value []byte
+	for n := 1; n < len(text); n++ {
+		switch c := text[n]; {
+		case c == '"' && len(value) == 0:
+			return bad("there is nothing in the quotes", `"NAME"`), n + 1
+		case c == '"':
+			return token{class: quotedTok, text: string(value)}, n + 1
+		case c == '\n' || c == 0:
+			return bad("the quotes are not closed on their line", `"`), n
+		case c == '\\' && n+1 < len(text) && (text[n+1] == '"' || text[n+1] == '\\'):
+			n++
+		}
+		value = append(value, text[n])
+	}
+	return bad("the quotes are not closed", `"`), len(text)
 }
 
 func endsEscaped(c byte) bool {
@@ -202,7 +227,7 @@ func unknown(text string) (token, int) {
 	case r == utf8.RuneError:
 		return bad(fmt.Sprintf("a filter has no byte %#02x", text[0]), ""), size
 	case r == '@' || r == '_':
-		return bad(fmt.Sprintf("a filter has no %q", r), `a backslash before a name that has it`), size
+		return bad(fmt.Sprintf("a filter has no %q", r), `a backslash before a name that has it or quotes around one of comm and unit`), size
 	}
 	return bad(fmt.Sprintf("a filter has no %q", r), ""), size
 }
@@ -395,6 +420,7 @@ func run(text string, limit int, in func(byte) bool) int {
 func isSpace(c byte) bool { return c == ' ' || c == '\r' || c == '\n' || c == '\t' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 func isHex(c byte) bool   { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
+func isMAC(c byte) bool   { return isAlnum(c) || c == ':' }
 func isAlnum(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 // hexValue is the value of a hexadecimal digit.

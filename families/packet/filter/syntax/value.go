@@ -15,6 +15,9 @@ func isValue(c class) bool { return c >= nameTok && c <= arcTok && c != numberTo
 func (p *parser) match(q qualifiers) Expr {
 	t := p.tok
 	p.known(t.column, q, t.text)
+	if q.own {
+		return p.ownerName(q)
+	}
 	p.mayHave(q, t)
 	var v Value
 	switch p.advance(); t.class {
@@ -42,7 +45,7 @@ func (p *parser) matchOf(column int, q qualifiers, v Value) Expr {
 			p.fail(column, fmt.Sprintf("%v is no port: 65535 is the last", n), "a number from 0 to 65535")
 		}
 	}
-	return &Match{At(column), q.proto, q.dir, q.kind, v}
+	return &Match{At(column), q.proto, q.dir, q.kind, v, At(column)}
 }
 
 // known fails when a value has no words that say what it is, neither before it nor

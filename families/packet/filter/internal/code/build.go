@@ -7,40 +7,30 @@ const maxGraph = 1 << 16
 // Builder makes graphs. What is equal is made once: so values and nodes are compared
 // by their pointers. It is not for several goroutines.
 type Builder struct {
-	values map[Value]*Value
-	nodes  map[Node]*Node
+	values interned[Value, *Value]
+	nodes  interned[Node, *Node]
 	full   bool // something was not made, for maxGraph: Assemble fails
 }
 
 // NewBuilder is one without a value or a node.
-func NewBuilder() *Builder {
-	return &Builder{values: map[Value]*Value{}, nodes: map[Node]*Node{}}
-}
+func NewBuilder() *Builder { return &Builder{} }
 
 func (b *Builder) value(v Value) *Value {
-	if known, ok := b.values[v]; ok {
-		return known
-	}
-	if len(b.values) >= maxGraph {
+	if b.values.n >= maxGraph {
 		b.full = true
 		return &Value{}
 	}
-	made := &v
-	b.values[v] = made
-	return made
+	v.id = uint32(b.values.n + 1)
+	return b.values.get(v)
 }
 
 func (b *Builder) node(n Node) *Node {
-	if known, ok := b.nodes[n]; ok {
-		return known
-	}
-	if len(b.nodes) >= maxGraph {
+	if b.nodes.n >= maxGraph {
 		b.full = true
 		return &Node{}
 	}
-	made := &n
-	b.nodes[n] = made
-	return made
+	n.id = uint32(b.nodes.n + 1)
+	return b.nodes.get(n)
 }
 
 // Const is always k.
@@ -193,12 +183,12 @@ func (b *Builder) Owner(f OwnerField, n uint32, text string, yes, no *Node) *Nod
 	} else {
 		n = 0
 	}
-	return b.node(Node{kind: asksOwner, owner: f, n: n, text: text, yes: yes, no: no})
+	return b.node(Node{kind: asksOwner, n: n, question: &question{owner: f, text: text}, yes: yes, no: no})
 }
 
 // Chain leads to yes when the chain has its protocol, else to no.
 func (b *Builder) Chain(c Chain, yes, no *Node) *Node {
-	return b.node(Node{kind: walksChain, chain: c, yes: yes, no: no})
+	return b.node(Node{kind: walksChain, question: &question{chain: c}, yes: yes, no: no})
 }
 
 // Constant is what v always is, and whether it is always the same.

@@ -43,6 +43,9 @@ func (e *emitter) chain(c Chain) {
 		e.put(opAdd, 0)
 	}
 	w.authentication(c.Start)
+	if e.err != nil {
+		return
+	}
 	for _, at := range w.toEnd {
 		*at.field(e.code) = uint16(len(e.code) - at.insn - 1)
 	}

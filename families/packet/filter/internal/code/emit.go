@@ -1,7 +1,6 @@
 package code
 
 import (
-	"encoding/binary"
 	"slices"
 )
 
@@ -33,12 +32,36 @@ func (s *state) meet(t *state) {
 // emitter writes the blocks of nodes, each before those that it leads to. At the start of a block
 // it knows what every way there leaves in the registers, for they have all been written.
 type emitter struct {
-	Program // code is the present block's
+	Program // code is that of all blocks so far
 	state
-	depth  int // how many words of the scratch memory are in use
-	length int // of all blocks
-	err    error
-	entry  map[*Node]*state
+	depth int // how many words of the scratch memory are in use
+	err   error
+	order order[*Node]
+	entry []entry // of each node, by its place
+}
+
+// entry is what is known at the start of a block.
+type entry struct {
+	state
+	reached bool // by a block that is written
+}
+
+func (b *Builder) emit(root *Node) (*Program, error) {
+	e := &emitter{order: inOrder(root, b.nodes.n)}
+	nodes := e.order.all
+	e.entry = make([]entry, len(nodes))
+	e.code = make([]insn, 0, 2*len(nodes))
+	until := make([]int, len(nodes)) // where the code of each ends
+	for i, n := range nodes {
+		e.state = e.entry[i].state
+		e.node(n)
+		if e.err != nil {
+			return nil, e.err
+		}
+		until[i] = len(e.code)
+	}
+	first, blocks := e.merged(until)
+	return &Program{code: layOut(first, blocks), owners: e.owners}, nil
 }
 
 // block is a node's instructions, the last of which ends the program or leads to yes or no.
@@ -46,98 +69,67 @@ type block struct {
 	code    []insn
 	yes, no *block
 	start   int
+	id      uint32 // no other block has it; from 1
 }
 
-func emit(root *Node) (*Program, error) {
-	order := inOrder(root, (*Node).leads)
-	e := &emitter{entry: make(map[*Node]*state, len(order))}
-	e.entry[root] = &state{}
-	blocks := make([]*block, len(order))
-	for i, n := range order {
-		e.code, e.state = nil, *e.entry[n]
-		e.node(n)
-		if e.err != nil {
-			return nil, e.err
-		}
-		blocks[i] = &block{code: e.code}
+// number is the block's, 0 that of none.
+func (b *block) number() uint32 {
+	if b == nil {
+		return 0
 	}
-	return &Program{code: layOut(merged(order, blocks)), owners: e.owners}, nil
-}
-
-// inOrder is what first leads to, each before those that it leads to, and where there
-// is a choice yes right behind its test. That is libpcap's order.
-func inOrder[N comparable](first N, leads func(N) (yes, no N)) []N {
-	var none N
-	var order []N
-	seen := map[N]bool{none: true}
-	var visit func(N)
-	visit = func(n N) {
-		if seen[n] {
-			return
-		}
-		seen[n] = true
-		yes, no := leads(n)
-		visit(no)
-		visit(yes)
-		order = append(order, n)
-	}
-	visit(first)
-	slices.Reverse(order)
-	return order
-}
-
-func (n *Node) leads() (yes, no *Node) { return n.yes, n.no }
-
-// merged leads the blocks to each other, and is the first. Blocks of the same instructions that
-// lead to the same places become one, though what they compare may not be the same: it
-// is in A.
-func merged(order []*Node, blocks []*block) *block {
-	type leads struct {
-		code    string
-		yes, no *block
-	}
-	seen := map[leads]*block{}
-	of := make(map[*Node]*block, len(order))
-	for i := len(order) - 1; i >= 0; i-- {
-		b, n := blocks[i], order[i]
-		b.yes, b.no = of[n.yes], of[n.no]
-		if b.yes == b.no && len(b.code) == 1 && b.code[0].conditional() {
-			of[n] = b.yes // it does nothing
-			continue
-		}
-		key := leads{bytes(b.code), b.yes, b.no}
-		if seen[key] == nil {
-			seen[key] = b
-		}
-		of[n] = seen[key]
-	}
-	return of[order[0]]
-}
-
-// bytes is a key for maps.
-func bytes(code []insn) string {
-	out := make([]byte, 0, 10*len(code))
-	for _, i := range code {
-		out = binary.NativeEndian.AppendUint16(out, i.op)
-		out = binary.NativeEndian.AppendUint16(out, i.jt)
-		out = binary.NativeEndian.AppendUint16(out, i.jf)
-		out = binary.NativeEndian.AppendUint32(out, i.k)
-	}
-	return string(out)
+	return b.id
 }
 
 func (b *block) leads() (yes, no *block) { return b.yes, b.no }
 
-// layOut puts the blocks one behind the other.
-func layOut(first *block) []insn {
-	order := inOrder(first, (*block).leads)
-	var code []insn
-	for _, b := range order {
-		b.start = len(code)
-		code = append(code, b.code...)
+func (b *block) hash() uint32 {
+	h := hashed(b.yes.number(), b.no.number())
+	for _, i := range b.code {
+		h = hashed(hashed(h, uint32(i.op)), i.k)
 	}
-	for _, b := range order {
-		if at := b.start + len(b.code) - 1; b.yes != nil {
+	return h
+}
+
+func (b *block) same(c *block) bool {
+	return b.yes == c.yes && b.no == c.no && slices.Equal(b.code, c.code)
+}
+
+// merged leads the blocks to each other; it is the first, and how many there are. Blocks of the same
+// instructions that lead to the same places become one, though what they compare may not be
+// the same: it is in A.
+func (e *emitter) merged(until []int) (first *block, n int) {
+	var blocks interned[block, *block]
+	of := make([]*block, len(until))
+	for i := len(until) - 1; i >= 0; i-- {
+		b, n := block{id: uint32(blocks.n + 1)}, e.order.all[i]
+		if n.kind != ends {
+			b.yes, b.no = of[e.order.place(n.yes)], of[e.order.place(n.no)]
+		}
+		start := 0
+		if i > 0 {
+			start = until[i-1]
+		}
+		if b.code = e.code[start:until[i]]; b.yes == b.no && len(b.code) == 1 && b.code[0].conditional() {
+			of[i] = b.yes // it does nothing
+			continue
+		}
+		of[i] = blocks.get(b)
+	}
+	return of[0], blocks.n
+}
+
+// layOut puts the blocks that first leads to one behind the other.
+func layOut(first *block, blocks int) []insn {
+	all := inOrder(first, blocks).all
+	length := 0
+	for _, b := range all {
+		b.start = length
+		length += len(b.code)
+	}
+	code := make([]insn, 0, length)
+	for _, b := range all {
+		code = append(code, b.code...)
+		if at := len(code) - 1; b.yes != nil {
 			code[at].jt, code[at].jf = uint16(b.yes.start-at-1), uint16(b.no.start-at-1)
 		}
 	}
@@ -146,11 +138,10 @@ func layOut(first *block) []insn {
 
 // put writes an instruction.
 func (e *emitter) put(op uint16, k uint32) {
-	if e.length >= maxCode {
+	if len(e.code) >= maxCode {
 		e.err = ErrTooLong
 		return
 	}
-	e.length++
 	e.code = append(e.code, insn{op: op, k: k})
 }
 
@@ -173,12 +164,12 @@ func (e *emitter) node(n *Node) {
 
 // leadTo tells n what a way to it leaves in the registers.
 func (e *emitter) leadTo(n *Node) {
-	if known, ok := e.entry[n]; ok {
-		known.meet(&e.state)
+	to := &e.entry[e.order.place(n)]
+	if to.reached {
+		to.meet(&e.state)
 		return
 	}
-	s := e.state
-	e.entry[n] = &s
+	*to = entry{e.state, true}
 }
 
 func (e *emitter) compare(n *Node) {
@@ -229,7 +220,7 @@ func (e *emitter) meta(m Meta) {
 }
 
 func (e *emitter) load(v *Value) {
-	op := map[int]uint16{1: opLoadByte, 2: opLoadHalf, 4: opLoadWord}[v.size]
+	op := loadOf[v.size]
 	if v.x != nil {
 		e.toX(v.x)
 		op += opLoadWordX - opLoadWord

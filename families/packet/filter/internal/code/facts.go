@@ -21,25 +21,31 @@ type fact struct {
 // alternatives ("port 1 or 2 or ...") would take time by the square of their length.
 const maxFacts = 512
 
-func noFacts() *fact {
-	f := &fact{}
-	f.jump = f
-	return f
+// facts are those of a pass over a graph, the first of which is nothing.
+type facts []fact
+
+// about are the facts for a number of nodes: that each is asked, and its two answers.
+func (f *facts) about(nodes int) (nothing *fact) {
+	*f = append(zeroed(*f, 1+3*nodes)[:0], fact{})
+	nothing = &(*f)[0]
+	nothing.jump = nothing
+	return nothing
 }
 
 // child knows what f does. Its jump is as in a skew-binary list: of two jumps as
 // long as each other it makes one.
-func (f *fact) child(n *Node) *fact {
-	out := &fact{parent: f, jump: f, depth: f.depth + 1, node: n, length: f.length}
+func (all *facts) child(f *fact, n *Node) *fact {
+	*all = append(*all, fact{parent: f, jump: f, depth: f.depth + 1, node: n, length: f.length})
+	out := &(*all)[len(*all)-1]
 	if f.depth-f.jump.depth == f.jump.depth-f.jump.jump.depth {
 		out.jump = f.jump.jump
 	}
 	return out
 }
 
-// and is f and that n was asked.
-func (f *fact) and(n *Node) *fact {
-	out := f.child(n)
+// asked is f and that n was asked.
+func (all *facts) asked(f *fact, n *Node) *fact {
+	out := all.child(f, n)
 	switch n.kind {
 	case compares:
 		out.length = max(out.length, n.x.length(), n.y.length())
@@ -49,9 +55,9 @@ func (f *fact) and(n *Node) *fact {
 	return out
 }
 
-// answer is f, the latest of which has this answer.
-func (f *fact) answer(yes bool) *fact {
-	out := f.child(f.node)
+// answered is f, the latest of which has this answer.
+func (all *facts) answered(f *fact, yes bool) *fact {
+	out := all.child(f, f.node)
 	out.answered, out.yes = true, yes
 	return out
 }
@@ -119,12 +125,6 @@ func (o *optimiser) answer(n *Node, f *fact) (yes, known bool) {
 		return r.answer(n.op, n.y.k)
 	}
 	return false, false
-}
-
-// asksAs tells whether m's answer is n's.
-func (n *Node) asksAs(m *Node) bool {
-	return n.x == m.x && n.y == m.y && n.op == m.op && n.kind == m.kind &&
-		n.owner == m.owner && n.n == m.n && n.text == m.text && n.chain == m.chain
 }
 
 // rangeOf is what is known of a number: its bounds, and bits that are set or not.

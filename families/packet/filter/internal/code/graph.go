@@ -7,6 +7,24 @@ type Value struct {
 	x, y *Value // of an operation; of a load x is what is added to k, or nil
 	k    uint32 // of a constant, the offset of a load
 	size int    // of a load: 1, 2 or 4 bytes
+	id   uint32 // no other value of the Builder has it; from 1
+}
+
+// number is the value's, 0 that of none.
+func (v *Value) number() uint32 {
+	if v == nil {
+		return 0
+	}
+	return v.id
+}
+
+func (v *Value) hash() uint32 {
+	h := hashed(uint32(v.op)|uint32(v.size)<<8, v.k)
+	return hashed(hashed(h, v.x.number()), v.y.number())
+}
+
+func (v *Value) same(u *Value) bool {
+	return v.op == u.op && v.k == u.k && v.size == u.size && v.x == u.x && v.y == u.y
 }
 
 // Op is how a value is computed.
@@ -87,15 +105,53 @@ type Chain struct {
 // Node is a place in the graph: a test that leads to one of two others, or an end.
 // Nodes are immutable; equal nodes of one Builder are the same pointer.
 type Node struct {
-	kind    nodeKind
-	op      Compare
-	x, y    *Value
-	owner   OwnerField
-	n       uint32
-	text    string
-	chain   Chain
-	yes, no *Node
+	kind      nodeKind
+	op        Compare
+	n         uint32 // of an end: 1 takes the packet; what a UID or PID is compared to
+	x, y      *Value
+	yes, no   *Node
+	id        uint32 // no other node of the Builder has it; from 1
+	*question        // of asksOwner and walksChain
 }
+
+// question is what few nodes ask.
+type question struct {
+	owner OwnerField
+	text  string
+	chain Chain
+}
+
+// number is the node's, 0 that of none.
+func (n *Node) number() uint32 {
+	if n == nil {
+		return 0
+	}
+	return n.id
+}
+
+func (n *Node) hash() uint32 {
+	h := hashed(uint32(n.kind)|uint32(n.op)<<8, n.n)
+	h = hashed(hashed(h, n.x.number()), n.y.number())
+	h = hashed(hashed(h, n.yes.number()), n.no.number())
+	if n.question != nil {
+		h = hashed(hashed(h, n.chain.Start), n.chain.Protocol)
+	}
+	return h
+}
+
+func (n *Node) same(m *Node) bool {
+	return n.yes == m.yes && n.no == m.no && n.asksAs(m)
+}
+
+// asksAs tells whether m's answer is n's.
+func (n *Node) asksAs(m *Node) bool {
+	return n.x == m.x && n.y == m.y && n.op == m.op && n.kind == m.kind && n.n == m.n &&
+		(n.question == m.question || n.question != nil && m.question != nil && *n.question == *m.question)
+}
+
+func (n *Node) leads() (yes, no *Node) { return n.yes, n.no }
+
+func (n *Node) rejects() bool { return n.kind == ends && n.n == 0 }
 
 type nodeKind uint8
 

@@ -74,12 +74,15 @@ const special = 0xffe00000
 // the number that tcpdump has, its greatest snapshot length.
 const accept = 262144
 
-var aluOf = map[Op]uint16{
+// loadOf is what loads a number of bytes.
+var loadOf = [...]uint16{1: opLoadByte, 2: opLoadHalf, 4: opLoadWord}
+
+var aluOf = [...]uint16{
 	Add: opAdd, Sub: opSub, Mul: opMul, Div: opDiv, Mod: opMod, And: opAnd, Or: opOr, Xor: opXor,
 	ShiftLeft: opShiftLeft, ShiftRight: opShiftRight,
 }
 
-var jumpOf = map[Compare]uint16{Equal: opJumpEqual, Greater: opJumpGreater, GreaterEqual: opJumpAtLeast, Set: opJumpAnyBitSet}
+var jumpOf = [...]uint16{Equal: opJumpEqual, Greater: opJumpGreater, GreaterEqual: opJumpAtLeast, Set: opJumpAnyBitSet}
 
 // conditional tells whether i leads on by jt and jf.
 func (i insn) conditional() bool {

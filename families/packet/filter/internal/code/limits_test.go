@@ -27,6 +27,13 @@ func TestAssembleBoundsWhatItMakes(t *testing.T) {
 			}
 			return root
 		}, ErrTooLong},
+		{"more chains than a program may have", func(b *Builder) *Node {
+			root := b.Reject()
+			for i := range uint32(1000) {
+				root = b.Chain(Chain{Start: i, IP6: true, Protocol: 6}, b.Accept(), root)
+			}
+			return root
+		}, ErrTooLong},
 		{"a value of itself, many times over", func(b *Builder) *Node {
 			v := b.Load(nil, 0, 4)
 			for range 60 {

@@ -11,9 +11,13 @@ func (b *Builder) optimise(root *Node) *Node {
 	for o.answers < maxAnswers && !b.full {
 		next := o.thread(root)
 		if next == root {
+			root = o.gather()
 			break
 		}
 		root = next
+	}
+	if !b.full && !o.takesSome(root) {
+		return b.Reject()
 	}
 	return root
 }
@@ -21,71 +25,98 @@ func (b *Builder) optimise(root *Node) *Node {
 type optimiser struct {
 	algebra
 	answers int // how many were looked for
+
+	// Of the present pass, by the places of nodes in it.
+	order[*Node]
+	facts  facts
+	known  []*fact // at each node, nil: nothing leads there any more
+	to     []edges // where each is to lead
+	made   []*Node // what each node becomes
+	before []*Node // the one that leads to each node, or several
+}
+
+// begin makes ready for a pass over what root leads to.
+func (o *optimiser) begin(root *Node) {
+	o.order.find(root, o.b.nodes.n)
+	o.made = append(o.made[:0], o.all...)
 }
 
 // simplify makes every test simpler.
 func (o *optimiser) simplify(root *Node) *Node {
-	order := inOrder(root, (*Node).leads)
-	made := make(map[*Node]*Node, len(order))
-	for i := len(order) - 1; i >= 0; i-- {
-		n := order[i]
-		if made[n] = n; n.kind != ends {
-			made[n] = o.node(n, made[n.yes], made[n.no])
+	o.begin(root)
+	for i := len(o.all) - 1; i >= 0; i-- {
+		if n := o.all[i]; n.kind != ends {
+			o.made[i] = o.node(n, o.became(n.yes), o.became(n.no))
 		}
 	}
-	return made[root]
+	return o.made[0]
 }
 
-// edges are where a node leads to.
-type edges struct{ yes, no *Node }
+// became is what a node became in this pass.
+func (o *optimiser) became(n *Node) *Node { return o.made[o.place(n)] }
 
 // thread leads every edge past the tests whose answer is known on it, and makes the graph
 // anew, in which equal nodes become one.
 //
 // What is known on an edge is what all ways to it have in common.
 func (o *optimiser) thread(root *Node) *Node {
-	nothing := noFacts()
+	nothing := o.facts.about(0)
 	root = o.follow(root, nothing)
-	order := inOrder(root, (*Node).leads)
-	known := make(map[*Node]*fact, len(order))
-	to := make(map[*Node]edges, len(order))
-	known[root] = nothing
-	for _, n := range order {
-		before, reached := known[n]
-		if !reached || n.kind == ends {
-			continue
+	o.begin(root)
+	nothing = o.facts.about(len(o.all))
+	o.known = zeroed(o.known, len(o.all))
+	o.known[0] = nothing
+	o.to = zeroed(o.to, len(o.all))
+	for i, n := range o.all {
+		if o.known[i] != nil && n.kind != ends {
+			asked := o.facts.asked(o.known[i], n)
+			o.to[i] = edges{o.lead(n.yes, asked, true), o.lead(n.no, asked, false)}
 		}
-		asked := before.and(n)
-		lead := func(there *Node, yes bool) *Node {
-			f := asked.answer(yes)
-			there = o.follow(there, f)
-			if other, ok := known[there]; ok {
-				f = f.common(other)
-			}
-			known[there] = f
-			return there
-		}
-		to[n] = edges{lead(n.yes, true), lead(n.no, false)}
 	}
-	return o.rebuild(order, to)
+	return o.rebuild()
 }
 
-// rebuild makes the nodes that are led to, the first of them last.
-func (o *optimiser) rebuild(order []*Node, to map[*Node]edges) *Node {
-	made := make(map[*Node]*Node, len(order))
-	for i := len(order) - 1; i >= 0; i-- {
-		n := order[i]
-		e, led := to[n]
-		switch {
-		case !led:
-			made[n] = n // an end, or not reached any more
-		default:
-			next := *n
-			next.yes, next.no = made[e.yes], made[e.no]
-			made[n] = o.b.node(next)
+// edges are where a node leads to.
+type edges struct{ yes, no *Node }
+
+// lead is where an edge ends that leads to n by an answer, and adds to what is known there.
+func (o *optimiser) lead(n *Node, asked *fact, yes bool) *Node {
+	f := o.facts.answered(asked, yes)
+	n = o.follow(n, f)
+	known := &o.known[o.place(n)]
+	if *known != nil {
+		f = f.common(*known)
+	}
+	*known = f
+	return n
+}
+
+// rebuild makes the nodes that are led to, the first of them last. Those are left out whose ways have
+// become the same.
+func (o *optimiser) rebuild() *Node {
+	for i := len(o.all) - 1; i >= 0; i-- {
+		to := o.to[i]
+		if to.yes == nil {
+			continue // an end, or not reached any more
+		}
+		n, yes, no := o.all[i], o.became(to.yes), o.became(to.no)
+		if yes == no && (yes.rejects() || o.known[i].loaded(n)) {
+			o.made[i] = yes
+		} else {
+			o.made[i] = o.leading(n, yes, no)
 		}
 	}
-	return made[order[0]]
+	return o.made[0]
+}
+
+// leading is n when it leads elsewhere.
+func (o *optimiser) leading(n, yes, no *Node) *Node {
+	if n.yes == yes && n.no == no {
+		return n
+	}
+	next := *n
+	next.yes, next.no = yes, no
+	return o.b.node(next)
 }
 
 // follow is where an edge to n ends that goes past the tests that are of no use on it.
@@ -116,5 +147,3 @@ func (o *optimiser) past(n *Node, f *fact) *Node {
 	}
 	return nil
 }
-
-func (n *Node) rejects() bool { return n.kind == ends && n.n == 0 }

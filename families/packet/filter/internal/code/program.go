@@ -16,6 +16,7 @@ type Program struct {
 	code   []insn
 	owners []ownerTest
 	moves  []move // code, as Run takes it
+	simple bool   // no move is another one
 }
 
 // ownerTest is what an opOwner asks.
@@ -36,7 +37,7 @@ func (b *Builder) Assemble(root *Node, plain bool) (*Program, error) {
 			return nil, ErrTooLong
 		}
 	}
-	p, err := emit(root)
+	p, err := b.emit(root)
 	if err != nil {
 		return nil, err
 	}

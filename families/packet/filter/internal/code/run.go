@@ -9,58 +9,75 @@ type Metadata struct {
 	Owner     *Owner // nil: not known
 }
 
-// Owner is who the packet belongs to.
+// Owner is the local process that a packet belongs to.
 type Owner struct {
-	UID, PID           uint32
-	KnownUID, KnownPID bool
-	Comm, Unit         string // "": not known
+	UID, PID uint32
+	Comm     string // as in /proc/PID/comm, "" not known
+	Unit     string // of systemd, "" not known
+	KnownUID bool
+	KnownPID bool
 }
 
 // Run tells whether the program takes a packet of which length bytes were on the wire. m nil
 // stands for nothing known. It keeps neither.
 func (p *Program) Run(data []byte, length uint32, m *Metadata) bool {
-	var a, x uint32
+	if p.simple {
+		return p.run(data, nil)
+	}
 	r := machine{length: length, m: m}
-	for pc := uint16(0); ; {
-		i := &p.moves[pc]
-		if i.size != 0 {
-			at := uint64(i.at)
-			if i.indexed {
-				at += uint64(x)
-			}
-			if at+uint64(i.size) > uint64(len(data)) {
+	return p.run(data, &r)
+}
+
+// run is Run. r is nil for a simple program.
+func (p *Program) run(data []byte, r *machine) bool {
+	var a, x uint32
+	i := &p.moves[0]
+	for {
+		at := uint64(i.at)
+		switch i.do {
+		case byteToAX:
+			at += uint64(x)
+			fallthrough
+		case byteToA:
+			if at >= uint64(len(data)) {
 				return false
 			}
-			switch i.load {
-			case byteToA:
-				a = uint32(data[at])
-			case halfToA:
-				a = uint32(binary.BigEndian.Uint16(data[at:]))
-			case wordToA:
-				a = binary.BigEndian.Uint32(data[at:])
-			case headerToX:
-				x = 4 * uint32(data[at]&0xf)
+			a = uint32(data[at])
+		case halfToAX:
+			at += uint64(x)
+			fallthrough
+		case halfToA:
+			if at+2 > uint64(len(data)) {
+				return false
 			}
-		}
-		yes := true
-		switch i.then {
-		case isEqual:
-			yes = a == i.k
-		case isAnyBitSet:
-			yes = a&i.k != 0
-		case isGreater:
-			yes = a > i.k
-		case isAtLeast:
-			yes = a >= i.k
+			a = uint32(binary.BigEndian.Uint16(data[at:]))
+		case wordToAX:
+			at += uint64(x)
+			fallthrough
+		case wordToA:
+			if at+4 > uint64(len(data)) {
+				return false
+			}
+			a = binary.BigEndian.Uint32(data[at:])
+		case headerToX:
+			if at >= uint64(len(data)) {
+				return false
+			}
+			x = 4 * uint32(data[at]&0xf)
 		case end:
-			return i.k != 0
+			return i.yes != 0
 		case other:
-			if a, x, yes = r.do(p, i, a, x); r.rejects {
+			next := uint16(0)
+			if a, x, next = r.do(p, i, a, x); r.rejects {
 				return false
 			}
+			i = &p.moves[next]
+			continue
 		}
-		if pc = i.no; yes {
-			pc = i.yes
+		if a&i.mask-i.low <= i.width {
+			i = &p.moves[i.yes]
+		} else {
+			i = &p.moves[i.no]
 		}
 	}
 }
@@ -77,8 +94,8 @@ type machine struct {
 	wasA, wasX, steps, until uint32
 }
 
-// do executes what Run does not itself. It gives A and X, and whether a test is true.
-func (r *machine) do(p *Program, i *move, a, x uint32) (newA, newX uint32, yes bool) {
+// do executes what run does not itself. It gives A and X, and the move to go on with.
+func (r *machine) do(p *Program, i *move, a, x uint32) (newA, newX uint32, next uint16) {
 	switch i.op {
 	case opImm:
 		a = i.k
@@ -101,9 +118,9 @@ func (r *machine) do(p *Program, i *move, a, x uint32) (newA, newX uint32, yes b
 	case opJump:
 		r.rejects = r.again(i.yes, a, x)
 	case opOwner:
-		return a, x, r.m != nil && p.owners[i.k].holds(r.m.Owner)
+		return a, x, i.next(r.m != nil && p.owners[i.k].holds(r.m.Owner))
 	case opJumpEqual + byX, opJumpGreater + byX, opJumpAtLeast + byX, opJumpAnyBitSet + byX:
-		return a, x, i.compare.holds(a, x)
+		return a, x, i.next(i.compare.holds(a, x))
 	default:
 		y := i.k
 		if i.op&byX != 0 {
@@ -113,7 +130,14 @@ func (r *machine) do(p *Program, i *move, a, x uint32) (newA, newX uint32, yes b
 		a, ok = i.compute.apply(a, y)
 		r.rejects = !ok
 	}
-	return a, x, true
+	return a, x, i.yes
+}
+
+func (i *move) next(yes bool) uint16 {
+	if yes {
+		return i.yes
+	}
+	return i.no
 }
 
 // again tells, of a step back, whether the registers are what they were at one before: then the
