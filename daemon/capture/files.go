@@ -165,7 +165,7 @@ const (
 // A file is written in pieces of gather, or of what has come within gatherTime: who
 // reads it meanwhile sees a packet that much later.
 const (
-	gather     = 2 << 20
+	gather     = 1 << 20
 	gatherTime = 50 * time.Millisecond
 )
 

@@ -9,8 +9,9 @@ import (
 	"github.com/sockd/sockd/families/packet/pcapng"
 )
 
-// keepBytes is how large a buffer may be that is kept for the next packets.
-const keepBytes = 2 << 20
+// keepBytes is how large a buffer may be that is kept for the next packets: what a writer gathers,
+// a block of the ring on top, and how append grows it.
+const keepBytes = 4 << 20
 
 // A queue keeps packets as pcapng blocks until a writer takes them, all at once.
 type queue struct {
