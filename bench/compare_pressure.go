@@ -23,8 +23,9 @@ const (
 	// haproxy starts with no fewer descriptors than 217.
 	fewFiles    = 256
 	manyClients = 400
-	// Above this share of a CPU, a relay that waits for descriptors spins.
-	spinning = 0.5
+	// Above this share of a CPU, a relay that waits for descriptors spins. One that rests
+	// takes next to none; one that spins gets no more than its part of a busy machine.
+	spinning = 0.2
 )
 
 // pressureTrials hold for a time before they look.
