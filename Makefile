@@ -139,6 +139,12 @@ SOAK ?= 10m
 soak: tools ## mixed sessions for SOAK=10m: nothing may be left behind, no byte unaccounted for
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/acceptance -args -for $(SOAK)
 
+# It boots systemd in namespaces of its own, as root. -wmem is the kernel's own
+# net.core.wmem_max, which the whole machine shares: it is set back at the end.
+PROVE ?= -kills 300 -mib 8192 -sessions 500 -rounds 20 -upgrades 20 -rate 500 -wmem 212992
+prove: tools ## kill, restart and replace sockd under connections: not one may break; root; five minutes
+	$(GO) test -count=1 -timeout 0 -v -run '^Test' ./cmd/prove -args $(PROVE)
+
 # Real fuzzing; `make test` runs the seeds only.
 FUZZTIME ?= 30s
 fuzz: ## let every fuzz law look for new inputs, FUZZTIME=30s each
@@ -146,4 +152,4 @@ fuzz: ## let every fuzz law look for new inputs, FUZZTIME=30s each
 		for law in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			$(GO) test -run '^$$' -fuzz "^$$law\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
-.PHONY: demo test tools man lint soak fuzz
+.PHONY: demo test tools man lint soak prove fuzz

@@ -145,6 +145,7 @@ var (
 		"families/packet/links":  "takes over rtnetlink sockets of other namespaces, which mdlayher/netlink cannot",
 		"families/packet/shm":    "memfd_create, seals, mmap",
 		"families/packet/files":  "pwrite, O_DIRECT and ftruncate on the files that callers hand over",
+		"daemon/park":            "SCM_RIGHTS and SO_PEEK_OFF on pairs that belong to no family",
 		"families/familytest":    "network namespaces",
 		"systemd":                "descriptors that systemd hands over, notify",
 		"systemd/systemdtest":    "boots a systemd in namespaces",

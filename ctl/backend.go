@@ -20,6 +20,9 @@ type Backend interface {
 	// Open opens a socket. With fd (else model.NoFD) the caller opened it; on
 	// success the daemon owns fd.
 	Open(ctx context.Context, c model.Caller, family, typ string, protocol int, protocolName string, fd int) (model.Socket, error)
+	// Keep makes a socket outlive the daemon's process, with what it accepts from then
+	// on. Where nothing holds it then, the error wraps families.ErrNotSupported.
+	Keep(ctx context.Context, c model.Caller, id model.ID) (model.Socket, error)
 	Bind(ctx context.Context, c model.Caller, id model.ID, addr string) (model.Socket, error)
 	Listen(ctx context.Context, c model.Caller, id model.ID, backlog int) (model.Socket, error)
 	Accept(ctx context.Context, c model.Caller, id model.ID) (model.Socket, error)

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"strconv"
@@ -16,6 +17,7 @@ type openIn struct {
 	Protocol     *int    `json:"protocol,omitempty"`
 	ProtocolName *string `json:"protocol_name,omitempty"`
 	Descriptor   *int    `json:"descriptor,omitempty"`
+	Durable      *bool   `json:"durable,omitempty"`
 }
 
 type openOut struct {
@@ -33,6 +35,13 @@ var _ = addMethod(unary("io.sockd.Manager.Open", func(ctx context.Context, r req
 		closeFile(fd)
 		return openOut{}, err
 	}
+	if orZero(in.Durable) {
+		id := s.ID
+		if s, err = r.Keep(ctx, r.caller, id); err != nil {
+			_, closing := r.Close(ctx, r.caller, strconv.FormatInt(int64(id), 10), false)
+			return openOut{}, errors.Join(err, closing)
+		}
+	}
 	return openOut{ID: s.ID, Socket: s}, nil
 }))
 
@@ -45,6 +54,8 @@ Without PROTO, a name or a number, the system picks. For the packet family the t
 
 The socket belongs to the user who opened it, and stays open until it is closed.
 
+With --durable the socket outlives the daemon's process, and so does what it accepts: by systemd or sockd --supervise, which hold it meanwhile.
+
 With --netns the socket lives in another network namespace: a name below /run/netns, or the path of a namespace. sockd-ctl enters it with its own rights, opens the socket there, and hands it over.`,
 	Examples: []string{
 		"sockd-ctl open inet stream            # a TCP socket",
@@ -54,6 +65,7 @@ With --netns the socket lives in another network namespace: a name below /run/ne
 	},
 	Complete: []string{"family", "type", ""},
 	Setup: func(fs *flag.FlagSet) Run {
+		durable := fs.Bool("durable", false, "the socket outlives the daemon's process")
 		netns := fs.String("netns", "", "open the socket in the network namespace `N`")
 		return func(ctx context.Context, e *Env, args []string) error {
 			if err := wantArgs("open", args, 2, 3); err != nil {
@@ -62,6 +74,9 @@ With --netns the socket lives in another network namespace: a name below /run/ne
 			in := openIn{Family: args[0], Type: args[1]}
 			if len(args) == 3 {
 				in.setProtocol(args[2])
+			}
+			if *durable {
+				in.Durable = durable
 			}
 			if *netns != "" {
 				return openElsewhere(ctx, e, in, *netns)

@@ -41,6 +41,7 @@ type relaySettings struct {
 	Allow          []string `json:"allow,omitempty"`
 	Rate           *int64   `json:"rate,omitempty"`
 	Pass           *string  `json:"pass,omitempty"`
+	Durable        *string  `json:"durable,omitempty"`
 }
 
 // The names of settings on the wire, which Set's reset takes.
@@ -54,6 +55,7 @@ const (
 	settingAllow          = "allow"
 	settingRate           = "rate"
 	settingPass           = "pass"
+	settingDurable        = "durable"
 )
 
 // maxRelayConns bounds max_conns; a relay cannot have more sessions than Linux
@@ -101,7 +103,7 @@ func (s relaySettings) applyFlow(spec *model.RelaySpec) (err error) {
 		}
 		spec.Rate = *s.Rate
 	}
-	spec.Pass = orZero(s.Pass)
+	spec.Pass, spec.Durable = orZero(s.Pass), orZero(s.Durable)
 	return nil
 }
 
@@ -155,6 +157,9 @@ func settingsOf(spec model.RelaySpec) relaySettings {
 	}
 	if spec.Pass != "" {
 		s.Pass = &spec.Pass
+	}
+	if spec.Durable != "" {
+		s.Durable = &spec.Durable
 	}
 	return s
 }

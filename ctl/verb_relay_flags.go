@@ -45,6 +45,7 @@ func newRelayFlags(fs *flag.FlagSet, canReset bool) *relayFlags {
 	add("pass", "pass on `WHAT` comes with unix messages: rights, the descriptors (nothing)", f.pass)
 	if !canReset {
 		fs.BoolFunc("permanent", "keep it over a stop and a reboot", f.permanent)
+		fs.BoolFunc("durable", "sessions go on when sockd is killed, restarted or upgraded; where no more can be held, one is refused, or with --durable=prefer goes on without", f.durable)
 	}
 	return f
 }
@@ -55,6 +56,20 @@ func (f *relayFlags) permanent(s string) error {
 		return errors.New("takes no value")
 	}
 	f.any, f.given.Permanent = true, &on
+	return nil
+}
+
+func (f *relayFlags) durable(s string) error {
+	switch on, err := strconv.ParseBool(s); {
+	case s == model.DurablePrefer:
+	case s == model.DurableYes || err == nil && on:
+		s = model.DurableYes
+	case s == "no" || err == nil:
+		s = ""
+	default:
+		return errors.New("want no value, yes, no or prefer")
+	}
+	f.any, f.given.Durable = true, &s
 	return nil
 }
 
@@ -166,6 +181,9 @@ func (s relaySettings) words() []string {
 	}
 	if s.Pass != nil {
 		w = append(w, "--pass", *s.Pass)
+	}
+	if s.Durable != nil && *s.Durable != "" {
+		w = append(w, "--durable="+*s.Durable)
 	}
 	if s.Permanent != nil && *s.Permanent {
 		w = append(w, "--permanent")

@@ -70,6 +70,9 @@ func changeSettings(c *model.RelayChange, s relaySettings) error {
 	if s.Permanent != nil {
 		return fmt.Errorf("%s is set by add and replace: %w", settingPermanent, families.ErrNotSupported)
 	}
+	if s.Durable != nil {
+		return fmt.Errorf("%s is set by add and replace: %w", settingDurable, families.ErrNotSupported)
+	}
 	if s.MaxConns != nil {
 		c.MaxConns = &spec.MaxConns
 	}

@@ -24,10 +24,13 @@ var _ = addMethod(unary("io.sockd.Manager.Status", func(ctx context.Context, r r
 }))
 
 var _ = register(Verb{
-	Name:     "status",
-	Group:    GroupInspect,
-	Short:    "how the daemon is, and what it lacks",
-	Long:     `Shows the daemon's version and uptime, whether systemd runs it, what it has open, and the capabilities that it lacks with what each would allow.`,
+	Name:  "status",
+	Group: GroupInspect,
+	Short: "how the daemon is, and what it lacks",
+	Long: `Shows the daemon's version and uptime, whether systemd runs it, what it has open, and the capabilities that it lacks with what each would allow.
+
+Parked is what outlives the daemon's process: one record for each relay and each
+session of a durable relay, of how many that fit, and what raises that bound.`,
 	Examples: []string{"sockd-ctl status", "sockd-ctl status --json | jq .missing"},
 	ReadOnly: true,
 	Setup: func(*flag.FlagSet) Run {
@@ -62,6 +65,9 @@ func statusText(s model.Status) func(io.Writer) error {
 			{"config", cell(s.Config)},
 			{"state", cell(s.StateDir)},
 		}
+		if s.Parking != nil {
+			rows = append(rows, parkingRows(*s.Parking)...)
+		}
 		for _, m := range s.Missing {
 			rows = append(rows, []string{"missing", fmt.Sprintf("%s, which would allow: %s", cell(m.Capability), cell(m.Allows))})
 		}
@@ -70,4 +76,17 @@ func statusText(s model.Status) func(io.Writer) error {
 		}
 		return writePadded(w, rows)
 	}
+}
+
+// parkingRows say what is parked, and the bounds.
+func parkingRows(p model.Parking) [][]string {
+	descriptors := fmt.Sprintf("%d descriptors", p.Descriptors)
+	if p.DescriptorBound > 0 {
+		descriptors = fmt.Sprintf("%d of %d descriptors (%s raises it)", p.Descriptors, p.DescriptorBound, cell(p.Limit))
+	}
+	rows := [][]string{{"parked", fmt.Sprintf("%d of %d records (%s raises it), %s", p.Parked, p.Bound, cell(p.Sysctl), descriptors)}}
+	if p.Full > 0 {
+		rows = append(rows, []string{"", fmt.Sprintf("%d records were refused for want of room", p.Full)})
+	}
+	return rows
 }

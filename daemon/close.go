@@ -73,6 +73,7 @@ func (d *Daemon) closeSock(k *sock) bool {
 		return false
 	}
 	v := k.view()
+	d.unpark(k)
 	if err := k.close(errClosed(k.id)); err != nil {
 		d.log.Warn("closing a socket", "id", k.id, "err", err) // it is closed all the same: close(2)
 	}

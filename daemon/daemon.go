@@ -37,6 +37,9 @@ type Options struct {
 	Callers func() int64
 	// Loops is how many event loops the relays have; see relay.Options.
 	Loops int
+	// Parking is what outlives this process; nil: nothing does. New owns it when it
+	// succeeds.
+	Parking *Parking
 }
 
 // File is a descriptor under a name, as systemd hands it over.
@@ -52,6 +55,7 @@ type Daemon struct {
 	policy    policy.Policy
 	started   time.Time
 	nextID    atomic.Int64
+	numbers   numbers
 	table     table
 	handed    handed
 	lent      lent
@@ -63,6 +67,7 @@ type Daemon struct {
 	repeated  *inject.Memory // the frames that injections keep to repeat
 	feed      feed
 	config    configured
+	refused   []string // what was parked and could not be taken up; New alone writes it
 
 	ctx  context.Context // ends when Stop begins
 	stop context.CancelFunc
@@ -78,8 +83,8 @@ type Daemon struct {
 // errStopping ends what is under way when the daemon stops.
 var errStopping = fmt.Errorf("sockd is stopping: %w", net.ErrClosed)
 
-// New makes a daemon without sockets and relays; Reload brings those of the
-// configuration. Families with state of their own are started.
+// New makes a daemon with what the process before had parked; Reload brings what the
+// configuration says. Families with state of their own are started.
 func New(o Options) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -93,11 +98,12 @@ func New(o Options) (*Daemon, error) {
 	d.table.init()
 	d.handed.init(o.Families, o.Files)
 	d.config.init()
-	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket, Loops: o.Loops})
+	d.relays = relay.New(relay.Options{Families: o.Families, Host: d, Log: o.Log, ControlSocket: o.ControlSocket, Loops: o.Loops, Parking: lotFor(o.Parking, o.Log)})
 	d.repeated = inject.NewMemory()
 	d.captures = capture.New(o.Log)
 	d.captures.Broker(d.broker)
 	d.recorders.engine = capture.NewRecorders(d.captures)
+	d.restore(d.ctx)
 	return d, nil
 }
 
@@ -132,8 +138,9 @@ var ErrStuck = errors.New("something does not end")
 const stopTime = 10 * time.Second
 
 // Stop ends every call, relay, capture and socket, and returns when none is
-// left. Twice is nil. When some do not end it returns all the same, after ten
-// seconds, with an error wrapping ErrStuck: the end of the process ends them.
+// left; with Parking, relays and durable sessions stay parked as they are. Twice is
+// nil. When some do not end it returns all the same, after ten seconds, with an error
+// wrapping ErrStuck: the end of the process ends them.
 func (d *Daemon) Stop() error {
 	d.mu.Lock()
 	if d.closed {
@@ -168,16 +175,14 @@ func (d *Daemon) awaitStopped(said <-chan error) error {
 }
 
 func (d *Daemon) closeEverything() error {
-	err := errors.Join(d.relays.Close(), d.closeRecorders(), d.captures.Close())
+	err := errors.Join(d.endRelays(), d.closeRecorders(), d.captures.Close())
 	for _, k := range d.table.empty() {
+		k.leaveBehind()
 		err = errors.Join(err, k.close(errStopping))
 	}
 	d.calls.Wait()
 	return errors.Join(err, d.handed.close(), closeFamilies(d.opts.Families))
 }
-
-// NewID gives the next ID of the one ID space.
-func (d *Daemon) NewID() model.ID { return model.ID(d.nextID.Add(1)) }
 
 // Authorize tells whether c may call method. It is asked before every method.
 func (d *Daemon) Authorize(c model.Caller, method string) error {

@@ -12,8 +12,9 @@ import (
 )
 
 var (
-	_ relay.Host    = (*Daemon)(nil)
-	_ relay.Untaker = (*Daemon)(nil)
+	_ relay.Host     = (*Daemon)(nil)
+	_ relay.Untaker  = (*Daemon)(nil)
+	_ relay.IDKeeper = (*Daemon)(nil)
 )
 
 // Take hands a socket over to a relay for good. Who waits on it gets
@@ -30,6 +31,7 @@ func (d *Daemon) Take(owner model.Owner, id model.ID) (families.Socket, error) {
 		return nil, fmt.Errorf("socket %d: %w", id, families.ErrNotFound)
 	}
 	k.calls.Wait()
+	d.unpark(k)
 	d.emit("removed", model.KindSocket, id, "a relay took it", k.view())
 	d.lent.add(k)
 	k.mu.Lock()
@@ -48,8 +50,24 @@ func (d *Daemon) Untake(id model.ID, s families.Socket) {
 	k.mu.Lock()
 	k.gone, k.back = nil, pushbackOf(s)
 	k.mu.Unlock()
+	if k.durable.Load() {
+		if err := d.parkSock(k); err != nil {
+			k.durable.Store(false)
+			d.log.Warn("a socket will end with sockd", "id", id, "err", err)
+		}
+	}
 	v := d.enterTable(k, "opened")
 	d.log.Debug("a socket came back", "id", v.ID)
+}
+
+// KeepID takes note of an ID that is in use from before a restart.
+func (d *Daemon) KeepID(id model.ID) {
+	for {
+		last := d.nextID.Load()
+		if int64(id) <= int64(last) || d.nextID.CompareAndSwap(last, int64(id)) {
+			return
+		}
+	}
 }
 
 // lent are the sockets that a call under way gave to a relay, which may give them

@@ -20,8 +20,9 @@ type sock struct {
 	parent   model.ID // the listening socket that accepted it, or 0
 	family   families.Family
 	s        families.Socket
-	messages bool   // it keeps message borders
-	inode    uint32 // of its file; 0: not known
+	messages bool        // it keeps message borders
+	inode    uint32      // of its file; 0: not known
+	durable  atomic.Bool // it is parked
 
 	rxBytes, txBytes, rxMessages, txMessages atomic.Int64
 	drops                                    [dropCauses]atomic.Int64
@@ -222,7 +223,7 @@ func (k *sock) view() model.Socket { return k.viewOf(k.s.Info()) }
 func (k *sock) viewOf(i families.Info) model.Socket {
 	v := model.Socket{
 		ID: k.id, Family: i.Family, Type: i.Type.String(), Protocol: i.Proto, State: string(i.State),
-		Local: addrText(i.Local), Peer: addrText(i.Peer), Owner: k.owner, Parent: k.parent,
+		Local: addrText(i.Local), Peer: addrText(i.Peer), Owner: k.owner, Parent: k.parent, Durable: k.durable.Load(),
 		RxBytes: k.rxBytes.Load(), TxBytes: k.txBytes.Load(),
 		RxMessages: k.rxMessages.Load(), TxMessages: k.txMessages.Load(),
 		Drops: model.Drops{},

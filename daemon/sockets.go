@@ -204,6 +204,7 @@ func (d *Daemon) Accept(ctx context.Context, c model.Caller, id model.ID) (model
 		return model.Socket{}, call.fail("", err)
 	}
 	k := newSock(d.NewID(), call.k.owner, id, call.k.family, s)
+	d.inherit(k, call.k)
 	return d.enterTable(k, "accepted"), nil
 }
 

@@ -29,7 +29,7 @@ func (d *Daemon) Status(ctx context.Context, c model.Caller) (model.Status, erro
 		Families:  []string{}, Missing: missing(effectiveCapabilities()),
 		Config: families.Escape(strings.Join(d.opts.ConfigDirs, ":")), StateDir: families.Escape(d.opts.StateDir),
 		Kernel: firstLine("/proc/sys/kernel/osrelease"), Control: families.Escape(d.opts.ControlSocket),
-		Problems: d.config.allProblems(),
+		Problems: append(d.config.allProblems(), d.refused...), Parking: d.parkingUse(),
 	}
 	for _, f := range d.opts.Families {
 		s.Families = append(s.Families, f.Name())

@@ -203,6 +203,14 @@ type Optioner interface {
 	SetOption(name, value string) error
 }
 
+// FileKeeper is a socket that is named by a file. KeepFile makes Close leave it, and
+// gives its path, or "" where Bind made none; OwnFile makes Close of a socket that was
+// adopted remove it.
+type FileKeeper interface {
+	KeepFile() (path string)
+	OwnFile(path string)
+}
+
 // Dropper is a socket that counts what the kernel dropped before it could be
 // received (SO_RXQ_OVFL, PACKET_STATISTICS), since it was opened.
 type Dropper interface{ Drops() uint64 }

@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 	case "":
 	case "service":
 		os.Exit(service())
+	case "store":
+		os.Exit(storing())
 	default:
 		os.Exit(activated(mode))
 	}

@@ -25,8 +25,9 @@ const (
 
 // A Notifier tells the service manager how the daemon fares, by sd_notify(3).
 // Without $NOTIFY_SOCKET all its methods do nothing and return nil, and so do
-// those of the zero Notifier. It holds nothing open and has no Close. Its
-// methods may be called at the same time.
+// those of the zero Notifier; only Store, Remove and Barrier say that nobody holds
+// descriptors then. It holds nothing open and has no Close. Its methods may be
+// called at the same time.
 //
 // It speaks the protocol itself rather than through go-systemd's SdNotify,
 // which writes without a deadline and cannot send a descriptor.

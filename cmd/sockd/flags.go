@@ -32,6 +32,7 @@ type settings struct {
 	state   string
 	check   bool
 	version bool
+	parent  bool        // --supervise, and this is not its child
 	level   *slog.Level // nil: LogLevel= decides
 }
 
@@ -47,6 +48,7 @@ func parse(e env) (settings, error) {
 	fs.StringVar(&s.state, "state", config.DefaultState(e.getuid(), e.getenv), "keep --permanent relays below `DIR`")
 	fs.BoolVar(&s.check, "check-config", false, "check the configuration, name file and line of what is wrong, and exit")
 	level := fs.String("log-level", "", "`LEVEL` debug, info, warning or error; goes before LogLevel=")
+	fs.BoolVar(&s.parent, "supervise", false, "run sockd as a child that is started again when it dies, and hold its sockets meanwhile, where there is no systemd")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 	switch err := fs.Parse(e.args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -68,6 +70,13 @@ func parse(e env) (settings, error) {
 		s.level = &l
 	}
 	var err error
+	if s.parent {
+		var child bool
+		if child, err = isChild(e); err != nil {
+			return settings{}, err
+		}
+		s.parent = !child
+	}
 	if s.state != "" {
 		s.state, err = filepath.Abs(s.state)
 	}

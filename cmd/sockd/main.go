@@ -14,7 +14,6 @@ import (
 
 	"github.com/sockd/sockd/ctl"
 	"github.com/sockd/sockd/daemon"
-	"github.com/sockd/sockd/systemd"
 )
 
 var _ ctl.Backend = (*daemon.Daemon)(nil)
@@ -24,6 +23,6 @@ func main() {
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	os.Exit(run(context.Background(), env{
 		args: os.Args[1:], stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, getuid: os.Geteuid, files: systemd.Files, signals: signals,
+		getenv: os.Getenv, getuid: os.Geteuid, files: handedFiles, signals: signals,
 	}))
 }

@@ -44,11 +44,31 @@ func run(ctx context.Context, e env) int {
 		return 0
 	case s.check:
 		return checkConfig(e, s)
+	case s.parent:
+		return supervise(ctx, e, s)
 	}
 	if err := serve(ctx, e, s); err != nil {
-		return complain(e, err)
+		code := complain(e, err)
+		brake(ctx, e)
+		return code
 	}
 	return 0
+}
+
+// brakeTime is how long a sockd that cannot serve stays before it ends: the unit's
+// RestartSec= is short, since sessions wait for it after a crash.
+const brakeTime = 500 * time.Millisecond
+
+// brake waits where a manager would start sockd again at once, in vain.
+func brake(ctx context.Context, e env) {
+	if e.getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	select {
+	case <-time.After(brakeTime):
+	case <-ctx.Done():
+	case <-e.signals:
+	}
 }
 
 // complain prints err as one line and returns its exit code.
@@ -110,6 +130,7 @@ func serve(ctx context.Context, e env, s settings) error {
 	if err != nil {
 		return errors.Join(err, control.Close(), closeFiles(rest))
 	}
+	parking, rest := openParking(log, notify, rest)
 	v := &service{env: e, log: log, control: control, notify: notify}
 	v.daemon, err = daemon.New(daemon.Options{
 		Families: all.Set(), Log: log, Level: level, Version: versionText(),
@@ -117,9 +138,10 @@ func serve(ctx context.Context, e env, s settings) error {
 		Systemd: systemd.UnderSystemd(), Files: daemonFiles(rest),
 		Callers: func() int64 { return v.server.Stats().Conns },
 		Loops:   moreProcessors(),
+		Parking: parking,
 	})
 	if err != nil {
-		return errors.Join(err, control.Close(), closeFiles(rest))
+		return errors.Join(err, control.Close(), closeFiles(rest), closeParking(parking))
 	}
 	v.server = ctl.NewServer(v.daemon, ctl.ServerOptions{Version: versionText(), Served: v.served, Starved: v.starved()})
 	return v.run(ctx)

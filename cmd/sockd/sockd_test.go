@@ -368,7 +368,7 @@ func TestSystemdHandsTheControlSocketOver(t *testing.T) {
 // A manager is a socket for sd_notify(3) messages.
 type manager struct {
 	t    *testing.T
-	conn *net.UnixConn
+	said chan string
 }
 
 func newManager(t *testing.T) manager {
@@ -376,21 +376,42 @@ func newManager(t *testing.T) manager {
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	m := manager{t, make(chan string, 1024)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		m.hear(conn)
+	}()
+	t.Cleanup(func() { require.NoError(t, conn.Close()); <-ended })
 	t.Setenv("NOTIFY_SOCKET", path)
-	return manager{t, conn}
+	return m
+}
+
+// hear takes what comes. To read a message without its descriptors closes them, which is
+// what BARRIER=1 waits for; lots are held by nobody.
+func (m manager) hear(conn *net.UnixConn) {
+	b := make([]byte, 8192)
+	for {
+		n, err := conn.Read(b)
+		if err != nil {
+			return
+		}
+		m.said <- string(b[:n])
+	}
 }
 
 // next is the next message that holds word; others are passed over.
 func (m manager) next(word string) string {
 	m.t.Helper()
-	require.NoError(m.t, m.conn.SetReadDeadline(time.Now().Add(patience)))
-	b := make([]byte, 8192)
+	deadline := time.After(patience)
 	for {
-		n, err := m.conn.Read(b)
-		require.NoError(m.t, err, "waiting for %s", word)
-		if strings.Contains(string(b[:n]), word) {
-			return string(b[:n])
+		select {
+		case said := <-m.said:
+			if strings.Contains(said, word) {
+				return said
+			}
+		case <-deadline:
+			require.Fail(m.t, "waiting for "+word)
 		}
 	}
 }

@@ -251,6 +251,11 @@ func (b *Backend) Open(_ context.Context, c model.Caller, family, typ string, pr
 	return b.addLocked(model.Socket{Family: family, Type: typ, Protocol: word, State: "new", Owner: c.Owner()}, own).Socket, nil
 }
 
+// Keep notes that a socket is durable.
+func (b *Backend) Keep(_ context.Context, _ model.Caller, id model.ID) (model.Socket, error) {
+	return b.with(id, func(s *socket) error { s.Durable = true; return nil })
+}
+
 // Bind remembers the address; a local socket's is the caller's to bind.
 func (b *Backend) Bind(_ context.Context, _ model.Caller, id model.ID, addr string) (model.Socket, error) {
 	return b.with(id, func(s *socket) error {

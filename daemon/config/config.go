@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -277,9 +276,6 @@ func readRelay(dirs []string, name, file string) (Relay, []Problem) {
 	return r, problems
 }
 
-// laterKeys are the words of INTERFACE that this version has not.
-var laterKeys = []string{"Durable"}
-
 func (r *Relay) set(s setting) error {
 	r.lines[s.key] = s
 	spec := &r.Spec
@@ -306,11 +302,25 @@ func (r *Relay) set(s setting) error {
 	case "Pass":
 		spec.Pass = s.value
 		return nil
+	case "Durable":
+		return setDurable(&spec.Durable, s.value)
 	}
-	if slices.Contains(laterKeys, s.key) {
-		return fmt.Errorf("%s= is not in this version: %w", s.key, families.ErrNotSupported)
+	return unknownKey(s.key, "From=, To=, Balance=, MaxConns=, ConnectTimeout=, Idle=, HalfClose=, Allow=, Rate=, Pass= or Durable=")
+}
+
+// setDurable reads a switch of systemd's units, or prefer.
+func setDurable(to *string, value string) error {
+	switch strings.ToLower(value) {
+	case "", "no", "false", "off", "0":
+		*to = ""
+	case "yes", "true", "on", "1":
+		*to = model.DurableYes
+	case model.DurablePrefer:
+		*to = model.DurablePrefer
+	default:
+		return &families.SyntaxError{What: "durable", Text: value, Why: "want yes, no or prefer"}
 	}
-	return unknownKey(s.key, "From=, To=, Balance=, MaxConns=, ConnectTimeout=, Idle=, HalfClose=, Allow=, Rate= or Pass=")
+	return nil
 }
 
 // addAllow adds the rules of one line, with spaces between them; an empty value takes

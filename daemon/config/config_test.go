@@ -135,7 +135,7 @@ func TestProblemsNameFileAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, file, text, want string }{
 		{"an endpoint that does not parse", "relays.d/web.conf", "[Relay]\nFrom=tcp::80\nTo=nonsense\n", `relays.d/web.conf:3: endpoint "nonsense": column 1: want NETWORK:ADDRESS`},
 		{"an unknown key", "relays.d/web.conf", web + "\nListen=1\n", `relays.d/web.conf:5: key "Listen"`},
-		{"a key of a later version", "relays.d/web.conf", web + "Durable=yes\n", `relays.d/web.conf:4: Durable= is not in this version: not supported`},
+		{"a durability that is none", "relays.d/web.conf", web + "Durable=perhaps\n", `relays.d/web.conf:4: durable "perhaps": want yes, no or prefer`},
 		{"a rule that is none", "relays.d/web.conf", web + "Allow=10.0.0.0/8 nobody\n", `relays.d/web.conf:4: allow "nobody": want a network`},
 		{"a user that is not there", "relays.d/web.conf", web + "Allow=uid:nosuchuser\n", `relays.d/web.conf:4: allow "uid:nosuchuser": there is no user "nosuchuser"`},
 		{"no rate", "relays.d/web.conf", web + "Rate=0\n", `relays.d/web.conf:4: rate "0": want at least a byte a second`},

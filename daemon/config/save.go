@@ -50,6 +50,9 @@ func Format(spec model.RelaySpec) string {
 	if spec.Pass != "" {
 		add("Pass", spec.Pass)
 	}
+	if spec.Durable != "" {
+		add("Durable", spec.Durable)
+	}
 	return serialize(opts)
 }
 

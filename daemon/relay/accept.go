@@ -155,6 +155,9 @@ func (a *acceptor) begin(r *relay, c families.Socket, spare spare) {
 func (r *relay) beginStream(p *plan, c families.Socket, spare spare) {
 	s := newStream(r, p, r.eng.pick())
 	s.spare = spare
+	if d, err := families.As[families.Descriptor](c); err == nil && len(p.allow) == 0 {
+		_ = d.Control(s.parkEarly) // it is tried again where there is something to do about it
+	}
 	s.peerText = newLeg(c, kindStream).text
 	if p.fast() && p.own.proxy == "" && len(p.allow) == 0 {
 		local := c.Info().Family == "local"

@@ -35,18 +35,24 @@ func newBudget() budget {
 }
 
 // take takes a session's share; false means that there is none.
-func (b *budget) take() bool {
-	if b.most > 0 && b.used.Add(sessionCost) > b.most {
-		b.used.Add(-sessionCost)
+func (b *budget) take() bool { return b.takeMore(sessionCost) }
+
+// give returns it.
+func (b *budget) give() { b.giveMore(sessionCost) }
+
+// takeMore takes a share of n descriptors; false means that there is none.
+func (b *budget) takeMore(n int64) bool {
+	if b.most > 0 && b.used.Add(n) > b.most {
+		b.used.Add(-n)
 		return false
 	}
 	return true
 }
 
-// give returns it.
-func (b *budget) give() {
+// giveMore returns it.
+func (b *budget) giveMore(n int64) {
 	if b.most > 0 {
-		b.used.Add(-sessionCost)
+		b.used.Add(-n)
 	}
 }
 

@@ -25,7 +25,7 @@ func (e *Engine) build(ctx context.Context, id model.ID, name string, spec model
 		p.release()
 		return nil, err
 	}
-	r, err := e.assemble(ctx, spec, p, s)
+	r, err := e.assembleKept(ctx, name, spec, p, s)
 	if err != nil {
 		s.undo()
 		e.undoGiven(spec, p)
@@ -33,6 +33,24 @@ func (e *Engine) build(ctx context.Context, id model.ID, name string, spec model
 		return nil, err
 	}
 	r.id, r.name = id, name
+	return r, nil
+}
+
+// assembleKept is assemble of a relay that outlives this process, where it can. FROM is
+// duplicated first: its front may take it apart.
+func (e *Engine) assembleKept(ctx context.Context, name string, spec model.RelaySpec, p *plan, s socket) (*relay, error) {
+	k, err := e.keep(name, spec, s)
+	if err != nil {
+		return nil, err
+	}
+	r, err := e.assemble(ctx, spec, p, s)
+	if err != nil {
+		k.drop()
+		return nil, err
+	}
+	if k != nil {
+		r.kept, r.lost.kept = k, k.ledg
+	}
 	return r, nil
 }
 
@@ -91,12 +109,7 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	if err := e.takeTo(spec, p); err != nil {
 		return nil, err
 	}
-	r := &relay{
-		eng: e, spec: bare(spec), current: p, state: stateListening,
-		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]conversation{},
-		from: from, pace: [2]*bucket{newBucket(spec.Rate), newBucket(spec.Rate)},
-	}
-	r.telling.r, r.lost.told = r, &r.telling
+	r := e.newRelay(spec, p, from)
 	if err := r.checkPairs(p); err != nil {
 		return nil, err
 	}
@@ -115,8 +128,19 @@ func (e *Engine) assemble(ctx context.Context, spec model.RelaySpec, p *plan, s 
 	}
 	r.single = r.single || p.single()
 	r.front = f
-	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r, nil
+}
+
+// newRelay is a relay without a front.
+func (e *Engine) newRelay(spec model.RelaySpec, p *plan, from side) *relay {
+	r := &relay{
+		eng: e, spec: bare(spec), current: p, state: stateListening,
+		room: make(chan struct{}, 1), trouble: make(chan struct{}, 1), served: make(chan struct{}), sessions: map[model.ID]conversation{},
+		from: from, pace: [2]*bucket{newBucket(spec.Rate), newBucket(spec.Rate)},
+	}
+	r.telling.r, r.lost.told = r, &r.telling
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r
 }
 
 // onlyEnd is the FROM of a relay with one session, and whether others follow it.
@@ -240,6 +264,7 @@ func (r *relay) dialNow(ctx context.Context, o *once, p *plan) error {
 // undo closes what was built and never started.
 func (r *relay) undo() {
 	r.stop()
+	r.unpark()
 	r.front.close()
 	r.current.release()
 }

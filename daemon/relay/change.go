@@ -58,6 +58,7 @@ func (r *relay) retarget(spec model.RelaySpec, dirs []model.DirFD, keep bool) er
 	for _, b := range r.pace {
 		b.setRate(spec.Rate)
 	}
+	r.repark()
 	r.signal()
 	r.emit("changed", "")
 	return nil
@@ -67,6 +68,9 @@ func (r *relay) retarget(spec model.RelaySpec, dirs []model.DirFD, keep bool) er
 func (r *relay) prepare(spec model.RelaySpec, p *plan, keep bool) error {
 	if err := r.checkNewPlan(spec, p); err != nil {
 		return err
+	}
+	if spec.Durable != "" && r.kept == nil {
+		return errNoParking
 	}
 	if err := r.checkSelf(spec); err != nil {
 		return err

@@ -183,6 +183,7 @@ func (e *Engine) Mistakes(spec model.RelaySpec) []Mistake {
 	add("Allow", 0, checkAllowCount(spec.Allow))
 	add("Rate", 0, checkRate(spec.Rate))
 	add("Pass", 0, checkPassWord(spec.Pass))
+	add("Durable", 0, checkDurable(e.opts.Families, spec))
 	fromKind, whole := kindUnknown, spec.From.Network != ""
 	if whole {
 		var err error

@@ -126,3 +126,39 @@ func checkBranch(balance string, to families.Endpoint, k kind) error {
 	}
 	return nil
 }
+
+// checkDurable: only the bytes of plain streams are in the kernel at every moment.
+func checkDurable(set families.Set, spec model.RelaySpec) error {
+	switch spec.Durable {
+	case "":
+		return nil
+	case model.DurableYes, model.DurablePrefer:
+	default:
+		return &families.SyntaxError{What: "durable", Text: spec.Durable, Why: "want " + model.DurableYes + " or " + model.DurablePrefer}
+	}
+	if spec.Pass != "" {
+		return &ReasonError{Reason: "durable: descriptors that are passed on would die with sockd on their way", Next: "leave out pass or durable"}
+	}
+	for _, e := range append([]families.Endpoint{spec.From}, spec.To...) {
+		if err := checkDurableEnd(set, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkDurableEnd(set families.Set, e families.Endpoint) error {
+	const next = "sessions outlive sockd from tcp and unix to tcp and unix, as they are"
+	if e.Network == families.NetworkID || e.Network == families.NetworkFD {
+		return &ReasonError{Reason: fmt.Sprintf("durable: %s is a socket that others opened", e), Next: "name its address"}
+	}
+	if k, ok := networkKind(set, e); ok && k != kindStream {
+		return &ReasonError{Reason: fmt.Sprintf("durable: %s has messages, and one in hand would be lost", e), Next: next}
+	}
+	for _, name := range []string{"framing", "proxy"} {
+		if hasOption(e, name) {
+			return &ReasonError{Reason: fmt.Sprintf("durable: %s has %s=, which takes bytes into memory", e, name), Next: next}
+		}
+	}
+	return nil
+}

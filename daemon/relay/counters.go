@@ -32,6 +32,7 @@ const (
 	causeBranchFull               // of a fanout: a message that one branch had no room for
 	causeNoHeader                 // datagrams without the PROXY header that proxy=accept wants
 	causeDenied                   // connections and datagrams of those whom --allow does not let in
+	causeUnparked                 // connections that were to outlive sockd, and could not be parked
 
 	causeFiles       // descriptors that came with unix messages and were not passed on
 	causeBranchCut   // branches of a fanout that loss=disconnect has ended
@@ -39,6 +40,7 @@ const (
 	causeDescriptors // times that accept found no descriptor free
 	causeUntold      // errors of the network that a datagram's sender was not told
 	causeKernel      // messages that the kernel dropped from a full queue
+	causeNotDurable  // sessions that go on without being parked, since their relay prefers that
 	numCauses
 )
 
@@ -65,6 +67,8 @@ var causeNames = [numCauses]string{
 	causeDescriptors: "no_descriptors",
 	causeUntold:      "untold",
 	causeKernel:      "kernel",
+	causeUnparked:    "unparked",
+	causeNotDurable:  "not_durable",
 }
 
 // flow counts one direction of a session. Bytes and messages are counted as they
@@ -169,6 +173,8 @@ type losses struct {
 	n [numCauses]atomic.Int64
 	// told, where it is set, makes events of what is counted.
 	told *telling
+	// kept, where it is set, is where a relay's own losses outlive this process.
+	kept *ledger
 }
 
 func (l *losses) add(c cause, n int64) {
@@ -176,6 +182,9 @@ func (l *losses) add(c cause, n int64) {
 		return
 	}
 	l.n[c].Add(n)
+	if l.kept != nil {
+		l.kept.addLost(c, n)
+	}
 	if l.told != nil && n > 0 {
 		l.told.tell(c)
 	}

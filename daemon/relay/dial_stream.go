@@ -60,14 +60,19 @@ type dialling struct {
 func (s *stream) beginFast(client ksock.FD, local bool) {
 	s.dial = &dialling{pause: soonestRedial}
 	if s.over { // ended meanwhile
-		client.Reset(!local)
+		s.dropClient(joining{fd: client, local: local})
 		return
 	}
 	if err := s.from.join(client, local, true); err != nil {
-		client.Reset(!local)
+		s.dropClient(joining{fd: client, local: local})
 		s.abort(err)
 		return
 	}
+	if err := s.parkClient(int(client)); err != nil {
+		s.abort(err)
+		return
+	}
+	s.from.parked = s.dur != nil
 	s.dialRound()
 }
 
@@ -116,6 +121,9 @@ func (s *stream) tryDial(b *backend) error {
 // connection stands by now, although connect did not say so, and a turn is saved. If it
 // does not, the bytes stay in hand.
 func (s *stream) eager() error {
+	if s.dur != nil {
+		return s.eagerKept()
+	}
 	if s.up.inHand() == 0 {
 		if err := s.up.first(s); err != nil {
 			s.abort(s.sideError(&s.from, err))
@@ -137,6 +145,20 @@ func (s *stream) eager() error {
 		s.up.drop()
 	}
 	s.moved, s.to.writable = true, true
+	s.dialDone()
+	return nil
+}
+
+// eagerKept is eager for a durable stream, which takes nothing into hand: it asks
+// whether the connection stands.
+func (s *stream) eagerKept() error {
+	switch err := s.to.fd.Connect(&s.dial.b.fast.name); {
+	case ksock.IsUnderWay(err):
+		return nil
+	case err != nil && err != syscall.EISCONN:
+		return err
+	}
+	s.to.writable = true
 	s.dialDone()
 	return nil
 }
@@ -229,6 +251,10 @@ func (s *stream) keep() {
 
 // opened is when both sides are there.
 func (s *stream) opened(backend string) {
+	if err := s.parkWhole(); err != nil {
+		s.abort(err)
+		return
+	}
 	s.mu.Lock()
 	s.open, s.toText = true, backend
 	s.mu.Unlock()

@@ -52,6 +52,28 @@
 // one in the stream is not counted. A fanout's message is out when every branch has
 // it in its queue; each branch keeps books of its own from there on (see fanSocket).
 //
+// # What outlives this process
+//
+// With Options.Parking every relay's listener, specification and ledger (its counters) are
+// parked, and so are the sessions of durable relays: the client before it is dialled, then
+// both sides and both pipes before the first byte moves. Restore takes all up in another
+// process. One process moves the bytes of a session at a time: the one before is dead, or
+// has returned from Abandon. That, and three rules, is why no byte is lost or doubled:
+//
+//   - A byte of a durable stream is in its source, its pipe or its sink: splice(2) moves
+//     it from one to the next within a call, and a kill comes before or after a call's move.
+//   - in and out are written to the ledger after each move and before the next, so one
+//     move at most is not there, and what is in the pipe tells which (lane.settle).
+//   - What was decided is written down before it is done (account.fate), and doing it
+//     again does no harm: a FIN that was sent is not sent again, an end that was read is
+//     read again, a socket that was reset gives an error.
+//
+// The kernel tells an error once, and an end from then on. So a session that was taken up
+// asks TCP how much it has received before it passes an end on: one more than in after a
+// FIN, in after a reset (way.endIsTrue). The urgent byte is sent from a peek, written
+// down, and then taken. A parked duplicate keeps close(2) from ending a connection, so
+// sessions end by shutdown(2), or by connect(2) to AF_UNSPEC, and listeners too.
+//
 // # Sockets that are none
 //
 // Two sockets of messages are none to the kernel: framedSocket is a stream with

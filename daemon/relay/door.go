@@ -184,6 +184,9 @@ func (d *door) admit(fd ksock.FD) {
 	sh := d.eng.roomiest(d.sh)
 	s := newStream(d.r, p, sh)
 	s.peer, s.namer, s.spare, d.spare = d.peer, d.namer, d.spare, noSpare
+	if p.allow.cheap() {
+		_ = s.parkEarly(int(fd)) // it is tried again where there is something to do about it
+	}
 	switch {
 	case !p.fast() || p.own.proxy != "" || !p.allow.cheap():
 		d.beginSlow(s, fd)

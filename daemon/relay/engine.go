@@ -44,6 +44,9 @@ type Options struct {
 	Log      *slog.Logger // nil: slog.Default
 	// ControlSocket is the path of sockd's own control socket, which is never a target.
 	ControlSocket string
+	// Parking holds what outlives this process: every relay's listener and counters, and
+	// sessions of durable relays. Nil: nothing does.
+	Parking Parking
 	// Loops is how many event loops there are, and that each may keep a processor of the
 	// Go scheduler while it waits for a moment; 0: GOMAXPROCS loops, which do not.
 	Loops int
@@ -53,6 +56,8 @@ type Options struct {
 type Engine struct {
 	opts Options
 	work sync.WaitGroup // every goroutine of every relay and session
+	// abandoned: what is parked is let go of as it is.
+	abandoned atomic.Bool
 
 	stopping sync.Once
 
@@ -201,8 +206,17 @@ func (e *Engine) unreserve(name string) {
 	delete(e.names, name)
 }
 
-// start puts a relay that was built into the table and runs it.
+// start puts a relay that was built into the table and runs it. On error it is undone.
 func (e *Engine) start(r *relay) error {
+	if err := r.parkFirst(); err != nil {
+		r.undo()
+		return err
+	}
+	return e.run(r)
+}
+
+// run is start for a relay that is parked, if it is to be.
+func (e *Engine) run(r *relay) error {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
@@ -210,7 +224,9 @@ func (e *Engine) start(r *relay) error {
 		return errEngineClosed
 	}
 	e.relays[r.id] = r
-	e.names[r.name] = r.id
+	if !r.draining {
+		e.names[r.name] = r.id
+	}
 	e.work.Add(1)
 	e.mu.Unlock()
 	r.emit("added", "")

@@ -45,6 +45,12 @@ func (h *host) NewID() model.ID {
 	return h.next
 }
 
+func (h *host) KeepID(id model.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next = max(h.next, id)
+}
+
 func (h *host) Take(_ model.Owner, id model.ID) (families.Socket, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -79,16 +79,20 @@ func (e *Engine) openFrom(ctx context.Context, spec model.RelaySpec) (socket, er
 		return socket{}, err
 	}
 	s.host, s.released = e.opts.Host, new(atomic.Bool)
+	s.describe(spec.From.Network)
+	return s, nil
+}
+
+// describe reads what the socket is. network is FROM's word.
+func (s *socket) describe(network string) {
 	i := s.sock.Info()
 	s.kind, s.state = kindOf(i.Family, i.Type), i.State
 	if i.Local != nil {
-		network := spec.From.Network
 		if network == families.NetworkID || network == families.NetworkFD {
 			network = i.Local.Network()
 		}
 		s.names = []string{textOf(network, i.Local, "")}
 	}
-	return s, nil
 }
 
 func (e *Engine) findFrom(ctx context.Context, spec model.RelaySpec) (socket, error) {

@@ -34,6 +34,8 @@ type plan struct {
 	own   ownOptions // FROM's, as sessions that begin by this plan have them
 	allow allowList  // who may begin one
 	pass  bool       // descriptors that come with messages go on with them
+	// durable sessions outlive this process: "", or as in model.RelaySpec.
+	durable string
 
 	turn atomic.Uint64 // roundrobin's next
 
@@ -82,7 +84,7 @@ func (g *gauge) leave() {
 func newPlan(set families.Set, spec model.RelaySpec) (*plan, error) {
 	p := &plan{
 		balance: spec.Balance, connectTimeout: spec.ConnectTimeout, idle: spec.Idle, halfClose: spec.HalfClose,
-		allow: slices.Clone(spec.Allow), pass: spec.Pass == model.PassRights,
+		allow: slices.Clone(spec.Allow), pass: spec.Pass == model.PassRights, durable: spec.Durable,
 		users: 1,
 	}
 	var err error

@@ -47,6 +47,9 @@ func (p *prologue) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.park(); err != nil {
+		return err
+	}
 	p.s.spare.drop() // its place is needed now
 	if p.to == nil {
 		if p.to, err = p.s.r.dialRetry(ctx, p.s.plan); err != nil {
@@ -70,12 +73,34 @@ func (p *prologue) fail(ctx context.Context, err error) {
 	s.mu.Lock()
 	s.ended, s.prologue = true, nil
 	s.mu.Unlock()
-	newLeg(p.from, kindStream).abort()
-	if p.to != nil {
-		p.to.abort()
-	}
 	s.sh.live.Add(-1)
+	if s.dur != nil && s.isLeftBehind() {
+		_ = p.from.Close() // its duplicate lives on
+		p.to.abort()
+		s.r.forsake(s)
+		return
+	}
+	p.abort()
 	s.r.exit(s)
+}
+
+// abort resets both sides.
+func (p *prologue) abort() {
+	p.to.abort()
+	if p.s.dur != nil {
+		p.s.dur.giveUp(p.from)
+		return
+	}
+	newLeg(p.from, kindStream).abort()
+}
+
+// park makes the session durable, where it is to be.
+func (p *prologue) park() error {
+	d, err := families.As[families.Descriptor](p.from)
+	if err != nil || !p.s.wantsParking() {
+		return nil // a socket that is no descriptor is none of a durable relay
+	}
+	return d.Control(p.s.parkClient)
 }
 
 // leftover is a socket with bytes that were received from it before, which come
@@ -155,11 +180,12 @@ func (p *prologue) handOver(ctx context.Context) error {
 	}
 	to, toBefore, err := bareFD(ctx, p.to.sock)
 	if err != nil {
-		from.Reset(!local)
+		p.s.dropClient(joining{fd: from, local: local})
 		return fmt.Errorf("to %s: %w", describe(p.to.text), err)
 	}
 	s := p.s
 	s.load, p.to.active = p.to.active, nil
+	s.from.parked = s.dur != nil
 	s.sh.do(func() { // the shard outlives its sessions
 		s.up.before(fromBefore)
 		s.down.before(toBefore)
@@ -185,6 +211,16 @@ type joining struct {
 	own   bool
 }
 
+// dropClient lets go of a client, or backend, that no end has: it gets a reset, unless it
+// lives on in another process.
+func (s *stream) dropClient(c joining) {
+	if s.dur != nil && s.isLeftBehind() {
+		c.fd.Close()
+		return
+	}
+	c.fd.ResetAll(!c.local)
+}
+
 // join begins the session proper, on its shard. One that was ended meanwhile ends
 // here.
 func (s *stream) join(ctx context.Context, from, to joining, backend string) {
@@ -196,7 +232,7 @@ func (s *stream) join(ctx context.Context, from, to joining, backend string) {
 		err = s.from.join(from.fd, from.local, from.own)
 	}
 	if err != nil {
-		from.fd.Reset(!from.local)
+		s.dropClient(from)
 	} else {
 		err = s.to.join(to.fd, to.local, to.own)
 	}

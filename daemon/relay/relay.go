@@ -53,6 +53,7 @@ type relay struct {
 	held    atomic.Bool // FROM is not read, for the rate of all
 	telling telling
 	lost    losses        // of messages that belong to no session, and events
+	kept    *keeping      // what of it outlives this process; nil: nothing
 	away    flow          // messages that belong to no session, from FROM: received and lost at once
 	room    chan struct{} // has a token when room may have come free
 	// trouble has a token when a session has found an interface down.
@@ -86,6 +87,7 @@ func (r *relay) serve() {
 	if r.ctx.Err() == nil {
 		r.brokenFront(err)
 	}
+	r.keepFile()
 	r.front.close()
 	r.mu.Lock()
 	r.stopped = true
@@ -264,7 +266,17 @@ func (r *relay) enter(c conversation) {
 	r.mu.Lock()
 	stopped := r.ctx.Err() != nil
 	r.sessions[c.common().id] = c
-	r.total++
+	s, ok := c.(*stream)
+	if ok && s.isTakenUp() {
+		stopped = false // it was there before
+	}
+	if !ok || s.nth == 0 {
+		r.total++
+		if ok {
+			s.counts(r.total) // first: see recount
+		}
+		r.kept.count(r.total)
+	}
 	r.mu.Unlock()
 	r.emitSession("opened", c)
 	if stopped {
@@ -284,6 +296,7 @@ func (r *relay) exit(c conversation) {
 	r.mu.Lock()
 	delete(r.sessions, s.id)
 	r.past.add(&t)
+	r.kept.add(&r.past, c)
 	last := r.single && !r.lasting
 	if last && r.why == nil {
 		r.why = why
@@ -329,6 +342,7 @@ func (r *relay) stopFront() {
 	r.draining, r.state, r.cause = true, stateDraining, ""
 	r.mu.Unlock()
 	r.stop()
+	r.unlist()
 	if !told {
 		r.emit("changed", "")
 	}
@@ -366,6 +380,7 @@ func (r *relay) checkRetired() {
 		return
 	}
 	p.release()
+	r.unpark()
 	r.eng.forget(r)
 	r.emit("removed", cause)
 	r.eng.opts.Log.Info("relay ended", "relay", r.name, "id", r.id, "cause", cause)
@@ -460,6 +475,9 @@ func settings(spec model.RelaySpec) map[string]string {
 	}
 	if spec.Pass != "" {
 		out["pass"] = spec.Pass
+	}
+	if spec.Durable != "" {
+		out["durable"] = spec.Durable
 	}
 	if spec.Permanent {
 		out["permanent"] = ""

@@ -29,7 +29,9 @@ type shard struct {
 	queue  []runner      // what has more to do, in the next turn
 	spare  []runner      // last turn's queue, to be filled again
 	pipes  pipePool
-	room   *room // where a piece of a stream passes through
+	// plainPipes are those of durable streams.
+	plainPipes pipePool
+	room       *room // where a piece of a stream passes through
 
 	live atomic.Int64 // streams that are here, or about to be
 	mail *mail        // where datagrams pass through; nil before the first
@@ -65,7 +67,7 @@ func newShard(greedy bool) (*shard, error) {
 		return nil, err
 	}
 	p.Greedy = greedy
-	s := &shard{poller: p, done: make(chan struct{}), room: rooms.Get().(*room)}
+	s := &shard{poller: p, done: make(chan struct{}), room: rooms.Get().(*room), plainPipes: pipePool{plain: true}}
 	go s.loop()
 	return s, nil
 }
@@ -87,6 +89,7 @@ func (s *shard) loop() {
 	runtime.LockOSThread() // and never unlocked: the thread ends with the loop
 	defer close(s.done)
 	defer s.poller.Close() // nobody wakes it any more: ended is set
+	defer s.plainPipes.close()
 	defer s.pipes.close()
 	for s.turn() {
 	}

@@ -64,6 +64,7 @@ func acceptWithSpare(l families.Listener) (families.Socket, spare, error) {
 func (e *Engine) spareDescriptors() {
 	for _, sh := range e.allShards() {
 		sh.do(sh.pipes.close)
+		sh.do(sh.plainPipes.close)
 	}
 }
 

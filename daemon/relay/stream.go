@@ -23,7 +23,9 @@ type stream struct {
 	from, to end
 	up, down way // from FROM towards TO, and back
 	dial     *dialling
-	broken   bool // one side broke: what is left to do ends with resets
+	dur      *durability // nil: it ends with this process
+	nth      int64       // the relay's total with it; 0: it is not registered
+	broken   bool        // one side broke: what is left to do ends with resets
 	over     bool
 	moved    bool // in this run
 	kept     bool // TO's keepalive is on
@@ -63,6 +65,8 @@ type end struct {
 	sure               bool // an event told of input, and nothing was received since
 	hearsRoom          bool // of a unix socket: it is watched for room too
 	deep               bool // its send buffer is that of bulk
+	// parked: somebody else holds a duplicate, which keeps close from ending anything.
+	parked bool
 }
 
 // newStream makes a session that is not registered yet. The hold on p is its own.
@@ -228,7 +232,7 @@ func (s *stream) sourceEnded(w *way) {
 // reset.
 func (s *stream) brokenSource(w *way, err error) {
 	s.because(s.sideError(w.src, err))
-	s.broken = true
+	s.breaks()
 	s.up.close(s)
 	s.down.close(s)
 	s.settle(w.dst)
@@ -238,7 +242,7 @@ func (s *stream) brokenSource(w *way, err error) {
 // of a server that refuses an upload. The other way brings it, and ends then.
 func (s *stream) brokenSink(w *way, err error) {
 	s.because(s.sideError(w.dst, err))
-	s.broken = true
+	s.breaks()
 	w.close(s)
 	back := s.opposite(w)
 	if back.closed {
@@ -254,6 +258,12 @@ func (s *stream) brokenSink(w *way, err error) {
 	w.dst.readable, w.dst.finished = true, true
 	s.limit(lingerTime, errors.New("the other direction did not end"))
 	s.sh.later(s)
+}
+
+// breaks notes that one side is broken.
+func (s *stream) breaks() {
+	s.broken = true
+	s.dur.mark(fateBroke)
 }
 
 func (s *stream) opposite(w *way) *way {
@@ -318,6 +328,26 @@ func (s *stream) abort(err error) {
 
 // finish closes both sides, with resets where how is nil, and takes leave.
 func (s *stream) finish(how func(ksock.FD)) {
+	if s.dur != nil && s.isLeftBehind() {
+		s.letGo(how != nil)
+		return
+	}
+	if how == nil {
+		s.dur.mark(fateReset)
+	} else {
+		s.dur.mark(fateEnded)
+	}
+	s.stop(how)
+	s.from.leave(how)
+	s.to.leave(how)
+	if s.dur != nil {
+		s.dur.leave()
+	}
+	s.r.exit(s)
+}
+
+// stop is the end of all but the two sides.
+func (s *stream) stop(how func(ksock.FD)) {
 	s.over = true
 	s.mu.Lock()
 	s.ended = true
@@ -328,11 +358,8 @@ func (s *stream) finish(how func(ksock.FD)) {
 	s.idle.stop()
 	s.stopDial(how)
 	s.spare.drop()
-	s.from.leave(how)
-	s.to.leave(how)
 	s.load.leave()
 	s.sh.live.Add(-1)
-	s.r.exit(s)
 }
 
 // leave closes one side.
@@ -340,14 +367,19 @@ func (e *end) leave(how func(ksock.FD)) {
 	if e.fd == ksock.NoDescriptor {
 		return
 	}
-	if e.own {
+	if e.own && !e.parked {
 		e.s.sh.forget(e.token)
 	} else {
 		e.s.sh.unwatch(e.token, int(e.fd))
 	}
-	if how == nil {
+	switch {
+	case how == nil && e.parked:
+		e.fd.ResetAll(!e.local)
+	case how == nil:
 		e.fd.Reset(!e.local)
-	} else {
+	case e.parked:
+		e.fd.End()
+	default:
 		how(e.fd)
 	}
 	e.fd = ksock.NoDescriptor

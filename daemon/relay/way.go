@@ -18,7 +18,8 @@ import (
 //
 // Copying in large pieces is as fast as splicing towards TCP, and takes less of the
 // whole machine; towards a unix socket splicing saves it a copy. A stream that is to
-// outlive this process takes the pipe alone: then no byte is ever in its memory.
+// outlive this process takes the pipe alone: then no byte is ever in its memory (see
+// durable_way.go).
 type way struct {
 	src, dst *end
 	flow     *flow
@@ -29,7 +30,8 @@ type way struct {
 	urgent bool   // held is the urgent byte
 	files  []int  // that go with the first byte of held
 
-	pipe     *ksock.Pipe // nil while no bytes are in it
+	pipe     *ksock.Pipe // nil while no bytes are in it, but of a durable stream
+	lane     *lane       // of a durable stream: where its counters outlive this process
 	splicing atomic.Bool
 	bulk     bool
 	streak   int // pieces in a row that speak for the other means
@@ -86,7 +88,7 @@ func (w *way) run(s *stream) (more bool) {
 
 // rest lets go of a pipe that nothing flows through.
 func (w *way) rest(s *stream) {
-	if w.pipe != nil && w.pipe.Held == 0 {
+	if w.pipe != nil && w.pipe.Held == 0 && w.lane == nil {
 		s.sh.pipes.give(w.pipe)
 		w.pipe = nil
 	}
@@ -111,6 +113,9 @@ func (w *way) step(s *stream) bool {
 
 // take receives one piece. A splice stops at the urgent byte by itself.
 func (w *way) take(s *stream) bool {
+	if w.lane != nil {
+		return w.takeKept(s)
+	}
 	splicing := w.splicing.Load()
 	if !splicing || w.src.urgent {
 		any, urgent := w.src.look()
@@ -264,12 +269,21 @@ func (w *way) fillPipe(s *stream, limit int) bool {
 		w.src.urgent = true
 		return true
 	case n == 0:
-		w.ended = true
-		return true
+		return w.endOf(s)
 	}
 	w.received(s, n)
-	w.weigh(n >= pieceRoom)
+	w.weigh(n >= min(pieceRoom, w.pipe.Size/2))
 	return w.flush(s)
+}
+
+// endOf is what becomes of a splice that gave the end.
+func (w *way) endOf(s *stream) bool {
+	if w.lane != nil && !w.endIsTrue(s) {
+		s.brokenSource(w, syscall.ECONNRESET)
+		return false
+	}
+	w.ended = true
+	return true
 }
 
 // weigh decides from the pieces whether the stream is bulk.
@@ -284,6 +298,10 @@ func (w *way) weigh(large bool) {
 	w.streak, w.bulk = 0, large
 	if w.bulk {
 		w.dst.deepen()
+	}
+	if w.lane != nil {
+		w.resize()
+		return
 	}
 	// What is spliced out of a unix socket loses its descriptors without a word.
 	w.splicing.Store(w.bulk && w.dst.local && !w.src.local && w.src.own && w.dst.own)
@@ -324,6 +342,7 @@ func (w *way) nothing(s *stream, err error) bool {
 
 func (w *way) received(s *stream, n int) {
 	w.flow.inBytes.Add(int64(n))
+	w.note()
 	w.round += n
 	s.moved = true
 }
@@ -337,6 +356,7 @@ func (w *way) flush(s *stream) bool {
 		}
 		n, err := w.drain()
 		w.flow.outBytes.Add(int64(n))
+		w.note()
 		if n > 0 {
 			s.moved = true
 		}
@@ -411,10 +431,10 @@ func (w *way) close(s *stream) {
 		w.files = nil
 	}
 	w.drop()
-	if w.pipe != nil {
+	if w.pipe != nil && w.lane == nil {
 		s.sh.pipes.give(w.pipe)
-		w.pipe = nil
 	}
+	w.pipe = nil // a durable one's is its durability's
 	w.place.leave()
 	w.flow.waits.Store(false)
 	w.flow.paced.Store(false)

@@ -58,17 +58,28 @@ func (family) Open(ctx context.Context, spec families.Spec) (families.Socket, er
 	if err != nil {
 		return nil, err
 	}
+	return withFile(s), nil
+}
+
+// withFile has a socket keep the file that it makes.
+func withFile(s families.Socket) families.Socket {
 	switch s := s.(type) {
 	case *ksock.Conn:
-		return &conn{Conn: s}, nil
+		return &conn{Conn: s}
 	case *ksock.Base:
-		return &dgram{Base: s}, nil
+		return &dgram{Base: s}
 	}
-	return s, nil
+	return s
 }
 
 func (family) Domain() int { return kernel.Domain }
 
 // Adopt wraps a descriptor. The path of a socket that somebody else bound is
-// theirs: Close leaves it.
-func (family) Adopt(fd int) (families.Socket, error) { return kernel.Adopt(fd) }
+// theirs: Close leaves it, but for OwnFile.
+func (family) Adopt(fd int) (families.Socket, error) {
+	s, err := kernel.Adopt(fd)
+	if err != nil {
+		return nil, err
+	}
+	return withFile(s), nil
+}

@@ -28,6 +28,8 @@ type dgram struct {
 var (
 	_ families.Listener   = (*conn)(nil)
 	_ families.HalfCloser = (*conn)(nil)
+	_ families.FileKeeper = (*conn)(nil)
+	_ families.FileKeeper = (*dgram)(nil)
 )
 
 // Bind binds, to a path in place of a socket file on which nobody listens any more.
@@ -41,6 +43,20 @@ func (c *conn) Close() error {
 
 // Bind binds, to a path in place of a socket file that nobody has open any more.
 func (d *dgram) Bind(a families.Addr) error { return d.made.bind(a, d.Base.Bind) }
+
+// KeepFile makes Close leave the file that Bind made, and gives its path, or "": the
+// socket goes on in a duplicate of its descriptor.
+func (c *conn) KeepFile() string { return c.made.keep() }
+
+// OwnFile makes Close remove the socket file at path, an absolute one: the socket was
+// made from a duplicate of the one that made it.
+func (c *conn) OwnFile(path string) { c.made.made(path) }
+
+// KeepFile is that of conn.
+func (d *dgram) KeepFile() string { return d.made.keep() }
+
+// OwnFile is that of conn.
+func (d *dgram) OwnFile(path string) { d.made.made(path) }
 
 // Close closes the socket and removes the file that Bind made.
 func (d *dgram) Close() error {
@@ -92,6 +108,15 @@ func (f *file) made(path string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.path, f.info = abs, info
+}
+
+// keep forgets the file.
+func (f *file) keep() (path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	path = f.path
+	f.path, f.info = "", nil
+	return path
 }
 
 func (f *file) remove() {

@@ -75,6 +75,7 @@ type Socket struct {
 	RxMessages int64  `json:"rx_messages"`
 	TxMessages int64  `json:"tx_messages"`
 	Drops      Drops  `json:"drops"`
+	Durable    bool   `json:"durable,omitempty"` // it outlives the daemon's process
 }
 
 // Relay is one relay: rx counts from FROM towards TO.
@@ -174,6 +175,20 @@ type Status struct {
 	Control   string        `json:"control"` // path of the control socket, in escaped form
 	Problems  []string      `json:"problems"`
 	Generated time.Time     `json:"time"`
+	// Parking is what outlives the process; nil: nothing does.
+	Parking *Parking `json:"parking,omitempty"`
+}
+
+// Parking is how full the place is where relays and durable sessions outlive the
+// daemon's process.
+type Parking struct {
+	Parked          int64  `json:"parked"` // records: one a relay, one a session
+	Bound           int64  `json:"bound"`  // of them
+	Descriptors     int64  `json:"descriptors"`
+	DescriptorBound int64  `json:"descriptor_bound"` // 0: none
+	Full            int64  `json:"full"`             // records that were refused for want of room
+	Sysctl          string `json:"sysctl"`           // raises Bound
+	Limit           string `json:"limit"`            // raises DescriptorBound
 }
 
 // Missing is a capability that the daemon lacks.

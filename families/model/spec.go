@@ -22,6 +22,7 @@ type RelaySpec struct {
 	Allow          []Allow       // who may come in; nil: everybody
 	Rate           int64         // bytes a second, each direction, of all sessions together; 0: no limit
 	Pass           string        // "", or PassRights
+	Durable        string        // "", DurableYes or DurablePrefer
 	Permanent      bool
 	Source         string // the configuration file, or ""
 
@@ -43,6 +44,13 @@ type DirFD struct {
 
 // PassRights has descriptors that come with unix messages passed on (SCM_RIGHTS).
 const PassRights = "rights"
+
+// Whether a relay's sessions outlive the daemon. Where no more can be held for it,
+// DurableYes refuses a session, and DurablePrefer lets it go on without.
+const (
+	DurableYes    = "yes"
+	DurablePrefer = "prefer"
+)
 
 // Defaults of a RelaySpec.
 const (
